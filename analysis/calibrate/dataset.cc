@@ -1,0 +1,1 @@
+#include "analysis/calibrate/dataset.h"

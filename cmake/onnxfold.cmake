@@ -1,0 +1,42 @@
+# One static library per floor (per family in passes/), so that an arrow pointing the wrong way fails to link.
+set(ONNXFOLD_WARNINGS -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror)
+
+# onnxfold_library(name SOURCES a.cc... PUBLIC libs... PRIVATE libs...)
+function(onnxfold_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(${name} STATIC ${arg_SOURCES})
+  add_library(onnxfold::${name} ALIAS ${name})
+  target_include_directories(${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/onnxfold>)
+  target_link_libraries(${name} PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE} onnxfold_build_flags)
+  set_property(GLOBAL APPEND PROPERTY ONNXFOLD_LIBRARIES ${name})
+endfunction()
+
+add_library(onnxfold_build_flags INTERFACE)
+target_compile_options(onnxfold_build_flags INTERFACE $<BUILD_INTERFACE:${ONNXFOLD_WARNINGS}>)
+if(ONNXFOLD_SANITIZE)
+  target_compile_options(onnxfold_build_flags INTERFACE
+    -fsanitize=${ONNXFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(onnxfold_build_flags INTERFACE -fsanitize=${ONNXFOLD_SANITIZE})
+endif()
+set_property(GLOBAL APPEND PROPERTY ONNXFOLD_LIBRARIES onnxfold_build_flags)
+
+# onnxfold_tests(floor LIBS libs... SOURCES a_test.cc...): one test binary per floor, each case its own ctest test.
+function(onnxfold_tests floor)
+  cmake_parse_arguments(arg "" "" "LIBS;SOURCES" ${ARGN})
+  add_executable(${floor}_tests ${arg_SOURCES})
+  target_link_libraries(${floor}_tests PRIVATE ${arg_LIBS} onnxfold_test_support GTest::gmock GTest::gtest_main onnxfold_build_flags)
+  target_include_directories(${floor}_tests PRIVATE ${PROJECT_SOURCE_DIR})
+  gtest_discover_tests(${floor}_tests DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${floor} TIMEOUT 300)
+endfunction()
+
+# onnxfold_pass_family(family PASSES names... SOURCES other.cc... LIBS libs...): the library of one pass family; its test
+# sources (tests/passes/<family>/<name>_test.cc) are collected for tests/CMakeLists.txt.
+function(onnxfold_pass_family family)
+  cmake_parse_arguments(arg "" "" "PASSES;SOURCES;LIBS" ${ARGN})
+  list(TRANSFORM arg_PASSES APPEND .cc OUTPUT_VARIABLE sources)
+  onnxfold_library(onnxfold_passes_${family} SOURCES ${sources} ${arg_SOURCES} PUBLIC onnxfold_pass PRIVATE ${arg_LIBS})
+  list(TRANSFORM arg_PASSES PREPEND ${PROJECT_SOURCE_DIR}/tests/passes/${family}/)
+  list(TRANSFORM arg_PASSES APPEND _test.cc)
+  set_property(GLOBAL APPEND PROPERTY ONNXFOLD_PASS_TESTS ${arg_PASSES})
+endfunction()

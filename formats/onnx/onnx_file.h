@@ -1,0 +1,62 @@
+// Reading and writing ONNX files: protobuf <-> IR, external data included. The only folder that sees protobuf.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ir/model.h"
+
+namespace onnxfold {
+
+struct LoadStats {
+  std::int64_t file_bytes = 0;                 // of the .onnx file
+  std::int64_t external_bytes = 0;             // of all external files together
+  std::int64_t dead_bytes = 0;                 // bytes of external files no tensor refers to (alignment gaps excluded)
+  std::vector<std::string> external_files;
+};
+
+// Loads a model. Large tensors stay on disk: external data is mapped, inline data shares the parsed proto's memory.
+// Errors: io (cannot read), corrupt (truncated, not ONNX, bad references, external location that leaves the folder,
+// offset or length outside the file), unsupported (a construct we would have to drop, named).
+Result<std::unique_ptr<Model>> load_model(const std::string& path, LoadStats* stats = nullptr);
+// From serialized bytes (no external data).
+Result<std::unique_ptr<Model>> parse_model(std::span<const std::byte> bytes);
+// From ONNX text (onnx/defs/parser.h), for tests and tools only. int4 literals are repacked.
+Result<std::unique_ptr<Model>> parse_model_text(const std::string& text);
+// Readable ONNX text of the model.
+Result<std::string> to_model_text(const Model& model);
+// One TensorProto in a .pb file (ONNX test data). Errors as load_model.
+Result<Tensor> load_tensor_pb(const std::string& path, std::string* name = nullptr);
+
+enum class DataPlacement {
+  kAuto,      // inline when the file stays under 2 GB, else external
+  kInline,    // error invalid_argument when that is impossible
+  kExternal,  // one compact file next to the model
+};
+
+struct SaveOptions {
+  DataPlacement placement = DataPlacement::kAuto;
+  std::string external_name;             // default: <model file name>.data
+  std::int64_t inline_below = 1024;      // bytes; smaller tensors stay inline
+  std::int64_t align = 4096;             // offset alignment of tensors of at least this size
+  std::int64_t memory_budget = 256 << 20;  // bytes of tensors being made at one time (at least one tensor)
+  int threads = 1;
+  bool overwrite = false;                // false: invalid_argument when the target exists
+  std::function<void(std::int64_t done, std::int64_t total)> progress;  // bytes
+};
+
+struct SaveStats {
+  std::int64_t file_bytes = 0, external_bytes = 0;
+};
+
+// Writes atomically: temporary names beside the target, flush, rename; on any error nothing is left behind and an
+// existing target is untouched. Deferred tensors are made, written and dropped within the memory budget. IR version and
+// opset imports are the lowest that the content needs and not below what the model declares.
+Result<SaveStats> save_model(const Model& model, const std::string& path, const SaveOptions& options = {});
+Result<Buffer> serialize_model(const Model& model);
+
+}  // namespace onnxfold

@@ -21,26 +21,80 @@ namespace onnxfold {
 enum class Precision { kFloat32, kFloat64 };
 
 enum class Storage : std::uint8_t {
-  kFloat, kDouble, kBool, kInt8, kUint8, kInt16, kUint16, kInt32, kUint32, kInt64, kUint64, kString,
-  kComplex64, kComplex128,
+  kFloat,
+  kDouble,
+  kBool,
+  kInt8,
+  kUint8,
+  kInt16,
+  kUint16,
+  kInt32,
+  kUint32,
+  kInt64,
+  kUint64,
+  kString,
+  kComplex64,
+  kComplex128,
 };
 
 template <typename T>
 struct StorageOf;
-template <> struct StorageOf<float> { static constexpr Storage value = Storage::kFloat; };
-template <> struct StorageOf<double> { static constexpr Storage value = Storage::kDouble; };
-template <> struct StorageOf<bool> { static constexpr Storage value = Storage::kBool; };
-template <> struct StorageOf<std::int8_t> { static constexpr Storage value = Storage::kInt8; };
-template <> struct StorageOf<std::uint8_t> { static constexpr Storage value = Storage::kUint8; };
-template <> struct StorageOf<std::int16_t> { static constexpr Storage value = Storage::kInt16; };
-template <> struct StorageOf<std::uint16_t> { static constexpr Storage value = Storage::kUint16; };
-template <> struct StorageOf<std::int32_t> { static constexpr Storage value = Storage::kInt32; };
-template <> struct StorageOf<std::uint32_t> { static constexpr Storage value = Storage::kUint32; };
-template <> struct StorageOf<std::int64_t> { static constexpr Storage value = Storage::kInt64; };
-template <> struct StorageOf<std::uint64_t> { static constexpr Storage value = Storage::kUint64; };
-template <> struct StorageOf<std::string> { static constexpr Storage value = Storage::kString; };
-template <> struct StorageOf<std::complex<float>> { static constexpr Storage value = Storage::kComplex64; };
-template <> struct StorageOf<std::complex<double>> { static constexpr Storage value = Storage::kComplex128; };
+template <>
+struct StorageOf<float> {
+  static constexpr Storage value = Storage::kFloat;
+};
+template <>
+struct StorageOf<double> {
+  static constexpr Storage value = Storage::kDouble;
+};
+template <>
+struct StorageOf<bool> {
+  static constexpr Storage value = Storage::kBool;
+};
+template <>
+struct StorageOf<std::int8_t> {
+  static constexpr Storage value = Storage::kInt8;
+};
+template <>
+struct StorageOf<std::uint8_t> {
+  static constexpr Storage value = Storage::kUint8;
+};
+template <>
+struct StorageOf<std::int16_t> {
+  static constexpr Storage value = Storage::kInt16;
+};
+template <>
+struct StorageOf<std::uint16_t> {
+  static constexpr Storage value = Storage::kUint16;
+};
+template <>
+struct StorageOf<std::int32_t> {
+  static constexpr Storage value = Storage::kInt32;
+};
+template <>
+struct StorageOf<std::uint32_t> {
+  static constexpr Storage value = Storage::kUint32;
+};
+template <>
+struct StorageOf<std::int64_t> {
+  static constexpr Storage value = Storage::kInt64;
+};
+template <>
+struct StorageOf<std::uint64_t> {
+  static constexpr Storage value = Storage::kUint64;
+};
+template <>
+struct StorageOf<std::string> {
+  static constexpr Storage value = Storage::kString;
+};
+template <>
+struct StorageOf<std::complex<float>> {
+  static constexpr Storage value = Storage::kComplex64;
+};
+template <>
+struct StorageOf<std::complex<double>> {
+  static constexpr Storage value = Storage::kComplex128;
+};
 
 Storage storage_for(DType dtype, Precision precision);
 std::size_t storage_bytes(Storage storage);  // of one element; 0 for strings
@@ -61,8 +115,9 @@ class Array {
   std::int64_t size() const { return size_; }
   bool defined() const { return dtype_ != DType::kUndefined; }
 
-  // REQUIRES: storage() == StorageOf<T>::value. data<T>() const never copies; mutable_data<T>() REQUIRES that this array
-  // was just made by its kernel (arrays are shared between nodes once published, so kernels never write to inputs).
+  // REQUIRES: storage() == StorageOf<T>::value. data<T>() const never copies; mutable_data<T>() REQUIRES that this
+  // array was just made by its kernel (arrays are shared between nodes once published, so kernels never write to
+  // inputs).
   template <typename T>
   const T* data() const {
     return static_cast<const T*>(data_);
@@ -74,8 +129,8 @@ class Array {
   const void* raw() const { return data_; }
   void* mutable_raw() { return const_cast<void*>(data_); }
 
-  Array reshaped(Dims dims) const;          // same elements (REQUIRES equal count), shared memory
-  Array retyped(DType dtype) const;         // same storage under another logical type
+  Array reshaped(Dims dims) const;   // same elements (REQUIRES equal count), shared memory
+  Array retyped(DType dtype) const;  // same storage under another logical type
   bool unique() const { return owner_.use_count() == 1 && !read_only_; }  // in-place reuse is safe
 
  private:
@@ -98,7 +153,8 @@ Result<std::vector<std::int64_t>> to_int64s(const Array& array);
 // Rounds the elements of a float array in place to what dtype() can hold.
 void round_to_dtype(Array& array);
 
-// What flows along an edge: an array; a sequence of data; an optional holding one or nothing; or absent (omitted input).
+// What flows along an edge: an array; a sequence of data; an optional holding one or nothing; or absent (omitted
+// input).
 struct Datum {
   enum class Kind { kAbsent, kArray, kSequence, kOptional } kind = Kind::kAbsent;
   Array array;

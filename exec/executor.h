@@ -35,7 +35,8 @@ class Executor {
   // Runs on one set of inputs. Inputs with a default may be left out. Errors: invalid_argument (missing or wrong input,
   // naming it), whatever a kernel reports, resource when memory runs out.
   Result<RunResult> run(const Feeds& feeds) const;
-  // Like run(), but hands taps to `sink` the moment they are computed and keeps none (for statistics over large models).
+  // Like run(), but hands taps to `sink` the moment they are computed and keeps none (for statistics over large
+  // models).
   using TapSink = std::function<Status(const Value& value, const Datum& datum)>;
   Result<RunResult> run(const Feeds& feeds, const TapSink& sink) const;
 

@@ -17,10 +17,13 @@ using SubgraphRunner = std::function<Result<std::vector<Datum>>(const Graph& gra
 // One node about to run. Inputs are shared and read-only; outputs are made here.
 class KernelContext {
  public:
+  static constexpr std::size_t kSpareOutputs = 8;
   KernelContext(const Node& node, std::int64_t opset, Precision precision, std::vector<Datum> inputs,
                 const SubgraphRunner& run_subgraph)
-      : node_(node), opset_(opset), precision_(precision), inputs_(std::move(inputs)),
-        outputs_(node.outputs().size()), run_subgraph_(run_subgraph) {}
+      : node_(node), opset_(opset), precision_(precision), inputs_(std::move(inputs)), run_subgraph_(run_subgraph) {
+    outputs_.reserve(node.outputs().size() + kSpareOutputs);
+    outputs_.resize(node.outputs().size());
+  }
 
   const Node& node() const { return node_; }
   std::int64_t opset() const { return opset_; }  // of the node's domain
@@ -36,7 +39,8 @@ class KernelContext {
 
   std::size_t output_count() const { return outputs_.size(); }
   bool wants(std::size_t i) const { return i < outputs_.size() && node_.output(i) != nullptr; }
-  // Allocates output i. The reference stays valid for the kernel's run.
+  // Allocates output i. The reference stays valid for the kernel's run. An output the node does not have may be made as
+  // well (up to kSpareOutputs past the end): it is dropped.
   Array& out(std::size_t i, DType dtype, Dims dims);
   void set(std::size_t i, Datum value);
   std::vector<Datum> take_outputs() { return std::move(outputs_); }

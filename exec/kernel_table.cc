@@ -1,1 +1,54 @@
+#include <algorithm>
+#include <map>
+#include <utility>
+
 #include "exec/kernel.h"
+#include "exec/kernels/kernels.h"
+
+namespace onnxfold {
+namespace {
+
+using Key = std::pair<std::string_view, std::string_view>;  // domain, operator
+using Table = std::map<Key, std::vector<const KernelRow*>>;
+
+// clang-format off
+constexpr KernelRows (*kFiles[])() = {
+    shape_kernels,
+};
+// clang-format on
+
+const Table& table() {
+  static const Table built = [] {
+    Table rows;
+    for (KernelRows (*file)() : kFiles) {
+      for (const KernelRow& row : file()) rows[{row.domain, row.op_type}].push_back(&row);
+    }
+    for (auto& [key, versions] : rows) {
+      std::stable_sort(versions.begin(), versions.end(),
+                       [](const KernelRow* a, const KernelRow* b) { return a->since < b->since; });
+    }
+    return rows;
+  }();
+  return built;
+}
+
+}  // namespace
+
+const KernelRow* find_kernel(std::string_view domain, std::string_view op_type, std::int64_t opset) {
+  if (domain == "ai.onnx") domain = "";
+  const auto found = table().find({domain, op_type});
+  if (found == table().end()) return nullptr;
+  const KernelRow* best = nullptr;
+  for (const KernelRow* row : found->second) {
+    if (row->since <= opset) best = row;
+  }
+  return best;
+}
+
+std::vector<const KernelRow*> all_kernels() {
+  std::vector<const KernelRow*> rows;
+  for (const auto& [key, versions] : table()) rows.insert(rows.end(), versions.begin(), versions.end());
+  return rows;
+}
+
+}  // namespace onnxfold

@@ -27,7 +27,7 @@ struct PipelineResult {
 
 struct PipelineOptions {
   std::uint64_t seed = 0;
-  std::function<void(const std::string& pass, int index, int count)> on_pass;       // progress
+  std::function<void(const std::string& pass, int index, int count)> on_pass;        // progress
   std::function<Status(const std::string& pass, const Model& model)> after_changed;  // --dump-after, --bisect
 };
 

@@ -1,6 +1,7 @@
 // dump(): deterministic text of a model, complete for structure; tensors by type, shape and hash.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "ir/model.h"
@@ -14,7 +15,7 @@ enum class TensorText {
 };
 
 std::string dump(const Model& model, TensorText tensors = TensorText::kContent);
-// 64-bit fingerprint of dump(model, kIdentity) without building the text.
+// 64-bit hash of dump(model, kIdentity).
 std::uint64_t fingerprint(const Model& model);
 
 }  // namespace onnxfold

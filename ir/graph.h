@@ -3,8 +3,8 @@
 // A Graph owns Nodes (stable addresses; list order is a topological order) and Values. Graph inputs, outputs and
 // initializers are Values. A use is a (node, input index) pair or a graph output slot, in this graph or in a subgraph
 // that captures the value. All edits of edges go through four mutators: insert, set_input, replace_all_uses, erase.
-// They keep use lists right. Erased nodes and values stay allocated (erased() is true) until purge(), so that a pass may
-// walk a snapshot while erasing.
+// They keep use lists right. Erased nodes and values stay allocated (erased() is true) until purge(), so that a pass
+// may walk a snapshot while erasing.
 #pragma once
 
 #include <list>
@@ -47,7 +47,7 @@ class Value {
   std::optional<int> rank() const { return type_.rank(); }
   std::optional<Dims> static_dims() const { return type_.static_dims(); }
 
-  Node* producer() const { return producer_; }     // null for inputs and initializers
+  Node* producer() const { return producer_; }        // null for inputs and initializers
   int output_index() const { return output_index_; }  // position among the producer's outputs
   Graph* graph() const { return graph_; }
   const std::vector<Use>& uses() const { return uses_; }
@@ -96,7 +96,7 @@ class Node {
 
   const std::vector<Value*>& inputs() const { return inputs_; }    // null: omitted optional input
   const std::vector<Value*>& outputs() const { return outputs_; }  // null: omitted optional output
-  Value* input(std::size_t i) const { return i < inputs_.size() ? inputs_[i] : nullptr; }    // null past the end
+  Value* input(std::size_t i) const { return i < inputs_.size() ? inputs_[i] : nullptr; }  // null past the end
   Value* output(std::size_t i = 0) const { return i < outputs_.size() ? outputs_[i] : nullptr; }
   Graph* graph() const { return graph_; }
   bool erased() const { return erased_; }
@@ -169,9 +169,9 @@ class Graph {
   std::size_t node_count() const { return nodes_.size(); }
   const std::vector<Value*>& inputs() const { return inputs_; }
   const std::vector<Value*>& outputs() const { return outputs_; }
-  std::vector<Value*> initializers() const;  // dense, in file order
-  std::vector<Value*> values() const;        // all live values of this graph
-  Value* find(std::string_view name) const;  // in this graph only; null if none
+  std::vector<Value*> initializers() const;           // dense, in file order
+  std::vector<Value*> values() const;                 // all live values of this graph
+  Value* find(std::string_view name) const;           // in this graph only; null if none
   Value* find_in_scope(std::string_view name) const;  // here or in an enclosing graph
   Graph* parent() const { return parent_; }
   Graph& root();
@@ -185,8 +185,8 @@ class Graph {
   Node* insert(NodeSpec spec, const Node* before = nullptr);
   // Points input `index` of `node` at `value` (null: omitted). Grows the input list when index is past its end.
   void set_input(Node& node, std::size_t index, Value* value);
-  // Every use of `from` becomes a use of `to`. When `from` is an output of a main graph or function its public name moves
-  // to `to`; the freed value gets a fresh name. REQUIRES can_replace(from, to).
+  // Every use of `from` becomes a use of `to`. When `from` is an output of a main graph or function its public name
+  // moves to `to`; the freed value gets a fresh name. REQUIRES can_replace(from, to).
   void replace_all_uses(Value& from, Value& to);
   // False when both are public (graph outputs or inputs of a main graph) or `to` could not carry the public name.
   bool can_replace(const Value& from, const Value& to) const;
@@ -211,13 +211,18 @@ class Graph {
   std::string unique_name(std::string_view hint);
   // Exact-name construction for the importer: corrupt when the name is taken in this graph.
   Result<Value*> add_value_exact(std::string name, Type type);
-  Result<Node*> insert_exact(NodeSpec spec, std::vector<Value*> outputs);  // outputs made by add_value_exact; null: omitted
+  Result<Node*> insert_exact(NodeSpec spec,
+                             std::vector<Value*> outputs);  // outputs made by add_value_exact; null: omitted
   // Restores topological order, stable where order is already right. Errors: corrupt "cycle through node ...".
   Status sort_topologically();
   // Frees what was erased. Pointers to erased nodes and values die here.
   void purge();
-  // Deep copy; tensors are shared. `outer` maps captured values of enclosing graphs to their copies (identity if absent).
+  // Deep copy; tensors are shared. `outer` maps captured values of enclosing graphs to their copies (identity if
+  // absent).
   std::unique_ptr<Graph> clone(Graph* new_parent, std::unordered_map<const Value*, Value*>& map) const;
+
+  // Makes this root graph read the opset imports and model of another root graph (a function body's copy).
+  void adopt_opsets(const Graph& other);
 
   std::string name;
   std::string doc_string;

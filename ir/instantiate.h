@@ -11,8 +11,9 @@ namespace onnxfold {
 const Function* find_function(const Model& model, const Node& node);
 
 // A copy of the function's body with attribute references replaced by the call's attributes, then the function's
-// defaults, else dropped. The copy is a free-standing Graph whose opset imports are the function's.
-// Errors: corrupt, when a required attribute is missing.
+// defaults, else dropped (an optional attribute nobody gave). The copy is a free-standing Graph that reads the
+// function's opset imports: REQUIRES that the function outlives it. Errors: corrupt, when the call has too many inputs
+// or outputs.
 Result<std::unique_ptr<Graph>> instantiate(const Function& function, const Node& call);
 
 }  // namespace onnxfold

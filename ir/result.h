@@ -27,9 +27,7 @@ struct Error {
   std::string message;
 
   // The same error with one more phrase of context in front: "quantize: node \"fc1\": <message>".
-  [[nodiscard]] Error in(std::string_view context) const& {
-    return Error{code, std::string(context) + ": " + message};
-  }
+  [[nodiscard]] Error in(std::string_view context) const& { return Error{code, std::string(context) + ": " + message}; }
 };
 
 template <typename T>
@@ -48,16 +46,14 @@ inline tl::unexpected<Error> fail(Error error) { return tl::unexpected<Error>(st
 #define ONNXFOLD_CONCAT(a, b) ONNXFOLD_CONCAT_(a, b)
 
 // OF_TRY(status_expression): returns the error, if any, from the enclosing function.
-#define OF_TRY(expression)                                                \
-  do {                                                                    \
-    if (auto of_status_ = (expression); !of_status_)                      \
-      return ::onnxfold::fail(std::move(of_status_).error());             \
+#define OF_TRY(expression)                                                                                   \
+  do {                                                                                                       \
+    if (auto of_status_ = (expression); !of_status_) return ::onnxfold::fail(std::move(of_status_).error()); \
   } while (false)
 
 // OF_ASSIGN(auto x, result_expression): unwraps the value or returns the error from the enclosing function.
-#define OF_ASSIGN(declaration, expression) \
-  OF_ASSIGN_(declaration, expression, ONNXFOLD_CONCAT(of_result_, __LINE__))
-#define OF_ASSIGN_(declaration, expression, temporary)                    \
-  auto temporary = (expression);                                          \
-  if (!temporary) return ::onnxfold::fail(std::move(temporary).error());  \
+#define OF_ASSIGN(declaration, expression) OF_ASSIGN_(declaration, expression, ONNXFOLD_CONCAT(of_result_, __LINE__))
+#define OF_ASSIGN_(declaration, expression, temporary)                   \
+  auto temporary = (expression);                                         \
+  if (!temporary) return ::onnxfold::fail(std::move(temporary).error()); \
   declaration = std::move(*temporary)

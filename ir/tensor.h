@@ -29,8 +29,7 @@ std::int64_t element_count(const Dims& dims);
 class Bytes {
  public:
   Bytes() = default;
-  Bytes(std::span<const std::byte> data, std::shared_ptr<const void> owner)
-      : data_(data), owner_(std::move(owner)) {}
+  Bytes(std::span<const std::byte> data, std::shared_ptr<const void> owner) : data_(data), owner_(std::move(owner)) {}
 
   std::span<const std::byte> span() const { return data_; }
   const std::byte* data() const { return data_.data(); }

@@ -19,8 +19,8 @@ struct Dataset {
 };
 
 struct DatasetOptions {
-  std::int64_t batch_size = 32;   // for models whose first axis is dynamic; else what the model declares
-  std::int64_t max_samples = 0;   // 0: all
+  std::int64_t batch_size = 32;  // for models whose first axis is dynamic; else what the model declares
+  std::int64_t max_samples = 0;  // 0: all
 };
 
 // Reads PATH.npz, or a directory holding input_*.pb / test_data_set_*/input_*.pb (names inside, else by position).
@@ -28,9 +28,10 @@ struct DatasetOptions {
 // Errors: invalid_argument, naming the input, its expected type and shape, and what the file holds.
 Result<Dataset> load_dataset(const Model& model, const std::string& path, const DatasetOptions& options = {});
 
-// Seeded inputs that respect what the inputs are: integer inputs that index a table (through Gather) stay inside it; masks
-// are mostly ones; position ids count up; past key/value caches are small normal numbers; images and others are normal.
-// Dynamic dimensions take two different sizes (batches[0] and batches[1]); the same symbol has the same size everywhere.
+// Seeded inputs that respect what the inputs are: integer inputs that index a table (through Gather) stay inside it;
+// masks are mostly ones; position ids count up; past key/value caches are small normal numbers; images and others are
+// normal. Dynamic dimensions take two different sizes (batches[0] and batches[1]); the same symbol has the same size
+// everywhere.
 Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed);
 
 }  // namespace onnxfold

@@ -15,22 +15,22 @@ namespace onnxfold {
 // Per output, over all batches. All accumulated in double, in batch order.
 struct OutputMetrics {
   std::string output;
-  double max_abs = 0;        // largest |a - b|
-  double max_rel_l2 = 0;     // largest over batches of ||a - b|| / ||a||
-  double cosine = 1;         // smallest over samples (rows of the first axis) of cos(a, b)
+  double max_abs = 0;     // largest |a - b|
+  double max_rel_l2 = 0;  // largest over batches of ||a - b|| / ||a||
+  double cosine = 1;      // smallest over samples (rows of the first axis) of cos(a, b)
   double sqnr_db = std::numeric_limits<double>::infinity();  // 10 log10(sum a^2 / sum (a-b)^2)
-  std::optional<double> kl;      // mean KL(softmax a || softmax b) over rows of the last axis, nats; for logits only
-  std::optional<double> top1;    // share of rows whose arg max agrees
-  std::string worst_element;     // "[3,17]: 0.25 against 0.31 (batch 0)"
-  bool new_nan_or_inf = false;   // b has NaN/Inf where a has none
+  std::optional<double> kl;     // mean KL(softmax a || softmax b) over rows of the last axis, nats; for logits only
+  std::optional<double> top1;   // share of rows whose arg max agrees
+  std::string worst_element;    // "[3,17]: 0.25 against 0.31 (batch 0)"
+  bool new_nan_or_inf = false;  // b has NaN/Inf where a has none
   bool shape_or_type_differs = false;
-  bool exact = true;             // bit-equal
+  bool exact = true;  // bit-equal
   std::int64_t elements = 0;
 };
 
 // What the data's targets allow: labels -> accuracy; token models -> perplexity (next token, or given targets).
 struct TaskMetrics {
-  std::string kind;       // "accuracy", "bits per byte", "perplexity"; empty: none
+  std::string kind;  // "accuracy", "bits per byte", "perplexity"; empty: none
   double before = 0, after = 0;
   std::int64_t samples = 0;
 };
@@ -47,7 +47,7 @@ struct Comparison {
 
 struct CompareOptions {
   Precision precision = Precision::kFloat32;
-  bool locate = false;            // look for the first divergence (taps on both models)
+  bool locate = false;  // look for the first divergence (taps on both models)
   double locate_tolerance = 1e-3;
 };
 

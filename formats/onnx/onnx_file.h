@@ -13,9 +13,9 @@
 namespace onnxfold {
 
 struct LoadStats {
-  std::int64_t file_bytes = 0;                 // of the .onnx file
-  std::int64_t external_bytes = 0;             // of all external files together
-  std::int64_t dead_bytes = 0;                 // bytes of external files no tensor refers to (alignment gaps excluded)
+  std::int64_t file_bytes = 0;      // of the .onnx file
+  std::int64_t external_bytes = 0;  // of all external files together
+  std::int64_t dead_bytes = 0;      // bytes of external files no tensor refers to (alignment gaps excluded)
   std::vector<std::string> external_files;
 };
 
@@ -40,12 +40,12 @@ enum class DataPlacement {
 
 struct SaveOptions {
   DataPlacement placement = DataPlacement::kAuto;
-  std::string external_name;             // default: <model file name>.data
-  std::int64_t inline_below = 1024;      // bytes; smaller tensors stay inline
-  std::int64_t align = 4096;             // offset alignment of tensors of at least this size
+  std::string external_name;               // default: <model file name>.data
+  std::int64_t inline_below = 1024;        // bytes; smaller tensors stay inline
+  std::int64_t align = 4096;               // offset alignment of tensors of at least this size
   std::int64_t memory_budget = 256 << 20;  // bytes of tensors being made at one time (at least one tensor)
   int threads = 1;
-  bool overwrite = false;                // false: invalid_argument when the target exists
+  bool overwrite = false;  // false: invalid_argument when the target exists
   std::function<void(std::int64_t done, std::int64_t total)> progress;  // bytes
 };
 

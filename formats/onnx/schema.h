@@ -14,20 +14,22 @@ namespace onnxfold {
 // schemas leave out. Unknown custom domains pass. Errors: corrupt, naming node and rule.
 Status check_model(const Model& model);
 
-// Fills in value types by ONNX shape inference (with data propagation), subgraphs included. Types already known are only
-// refined, never lost. Does not fail on nodes it cannot infer. Errors: corrupt when declared and inferred types clash and `strict`.
+// Fills in value types by ONNX shape inference (with data propagation), subgraphs included. Types already known are
+// only refined, never lost. Does not fail on nodes it cannot infer. Errors: corrupt when declared and inferred types
+// clash and `strict`.
 Status infer_shapes(Model& model, bool strict = false);
 
 struct OperatorInfo {
   bool known = false;
-  bool deterministic = true;     // false: RandomNormal, Dropout in training...
+  bool deterministic = true;  // false: RandomNormal, Dropout in training...
   bool has_function_body = false;
   std::int64_t since_version = 0;  // of the schema that serves this opset
 };
 OperatorInfo operator_info(std::string_view domain, std::string_view op_type, std::int64_t opset);
 
 // The operator's function body as a Function for this node (context-dependent bodies use the node's input types), with
-// attribute references of the node resolved to values. Null when the operator has none; the body's opset imports are in it.
+// attribute references of the node resolved to values. Null when the operator has none; the body's opset imports are in
+// it.
 Result<std::unique_ptr<Function>> function_body(const Node& node);
 
 // Raises the default-domain opset with the ONNX version converter. Weights are not copied through it.

@@ -1,1 +1,114 @@
 #include "passes/rewrite.h"
+
+namespace onnxfold {
+namespace {
+
+bool dead(const Node& node) {
+  for (const Value* output : node.outputs()) {
+    if (output != nullptr && !output->uses().empty()) return false;
+  }
+  return true;
+}
+
+// The stricter of two descriptions of one dimension; `preferred` wins where both say something.
+Dim refined(const Dim& preferred, const Dim& other) {
+  if (preferred.value || (!preferred.symbol.empty() && !other.known())) return preferred;
+  return other.value || !other.symbol.empty() ? other : preferred;
+}
+
+}  // namespace
+
+Type refined_type(const Type& preferred, const Type& other) {
+  if (!preferred.is_tensor() || !other.is_tensor()) return preferred.kind == Type::Kind::kNone ? other : preferred;
+  Type result = preferred;
+  if (result.dtype == DType::kUndefined) result.dtype = other.dtype;
+  if (!preferred.shape) {
+    result.shape = other.shape;
+  } else if (other.shape && other.shape->size() == preferred.shape->size()) {
+    for (std::size_t i = 0; i < result.shape->size(); ++i) {
+      (*result.shape)[i] = refined((*preferred.shape)[i], (*other.shape)[i]);
+    }
+  }
+  return result;
+}
+
+Node* sole_producer(const Value* value, std::string_view op_type, std::string_view domain) {
+  if (value == nullptr || value->producer() == nullptr || !value->producer()->is(op_type, domain)) return nullptr;
+  return sole_consumer(value) != nullptr ? value->producer() : nullptr;
+}
+
+Node* sole_consumer(const Value* value) {
+  if (value == nullptr || value->uses().size() != 1) return nullptr;
+  Node* node = value->uses().front().node;
+  return node != nullptr && node->graph() == value->graph() ? node : nullptr;
+}
+
+const Tensor* constant(const Value* value) { return value == nullptr ? nullptr : value->constant(); }
+
+std::optional<double> scalar_constant(const Value* value) {
+  const Tensor* tensor = constant(value);
+  if (tensor == nullptr || tensor->size() != 1 || tensor->dtype() == DType::kString) return std::nullopt;
+  const Result<std::vector<double>> numbers = to_doubles(*tensor);
+  if (!numbers || numbers->size() != 1) return std::nullopt;
+  return numbers->front();
+}
+
+std::optional<std::vector<std::int64_t>> int_constants(const Value* value) {
+  constexpr std::int64_t kLargestList = 4096;  // shapes, axes, index lists; not weights
+  const Tensor* tensor = constant(value);
+  if (tensor == nullptr || tensor->size() > kLargestList) return std::nullopt;
+  if (!is_integer(tensor->dtype())) return std::nullopt;
+  Result<std::vector<std::int64_t>> numbers = to_int64s(*tensor);
+  if (!numbers) return std::nullopt;
+  return std::move(*numbers);
+}
+
+void erase_with_dead_inputs(Graph& graph, Node& node) {
+  std::vector<Node*> doomed{&node};
+  while (!doomed.empty()) {
+    Node* next = doomed.back();
+    doomed.pop_back();
+    if (next->erased()) continue;
+    const std::vector<Value*> inputs = next->inputs();
+    graph.erase(*next);
+    for (Value* input : inputs) {
+      if (input == nullptr || input->erased() || input->graph() != &graph || !input->uses().empty()) continue;
+      if (Node* producer = input->producer()) {
+        if (dead(*producer)) doomed.push_back(producer);
+      } else if (!input->is_graph_input()) {
+        graph.erase(*input);
+      }
+    }
+  }
+}
+
+Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint) {
+  return graph.add_initializer(std::string(hint), std::move(tensor));
+}
+
+bool replace_and_erase(Graph& graph, Node& node, Value& replacement) {
+  Value& output = *node.output(0);
+  // A subgraph must make its outputs itself: an outer value, an own input or an initializer needs an Identity there.
+  const bool direct = !output.is_graph_output() || (replacement.graph() == &graph && replacement.producer() != nullptr);
+  if (direct && graph.can_replace(output, replacement)) {
+    const Type type = output.is_graph_output() ? refined_type(output.type(), replacement.type())
+                                               : refined_type(replacement.type(), output.type());
+    graph.replace_all_uses(output, replacement);
+    if (!replacement.is_graph_input()) replacement.set_type(type);
+    erase_with_dead_inputs(graph, node);
+    return true;
+  }
+  if (node.is("Identity")) return false;
+  Node* identity = graph.insert({.op_type = "Identity",
+                                 .inputs = {&replacement},
+                                 .outputs = {{output.name(), output.type()}},
+                                 .attributes = {},
+                                 .domain = "",
+                                 .name = node.name},
+                                &node);
+  graph.replace_all_uses(output, *identity->output());
+  erase_with_dead_inputs(graph, node);
+  return true;
+}
+
+}  // namespace onnxfold

@@ -1,9 +1,9 @@
 // The contract of a pass.
 //
-// A pass matches completely, computes the new tensors, and only then mutates: an error leaves the graph as it was. "Does
-// not apply" is no error: the pass leaves a remark (node, reason) and says "unchanged". A fresh object per run, no globals,
-// deterministic order. Values that a pass makes carry their types where it knows them, so that shapes need no inference
-// between passes.
+// A pass matches completely, computes the new tensors, and only then mutates: an error leaves the graph as it was.
+// "Does not apply" is no error: the pass leaves a remark (node, reason) and says "unchanged". A fresh object per run,
+// no globals, deterministic order. Values that a pass makes carry their types where it knows them, so that shapes need
+// no inference between passes.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ double tolerance(Exactness exactness, bool float64);
 struct Remark {
   enum class Kind { kApplied, kSkipped, kNote } kind = Kind::kNote;
   std::string pass;
-  std::string node;    // label of the node or name of the value
-  std::string reason;  // why skipped, or what was done
+  std::string node;               // label of the node or name of the value
+  std::string reason;             // why skipped, or what was done
   std::int64_t weight_bytes = 0;  // of the weight in question, before
   std::int64_t result_bytes = 0;  // after; 0 when not applicable
 };
@@ -61,7 +61,8 @@ class PassContext {
 class Pass {
  public:
   virtual ~Pass() = default;
-  // Rewrites one graph (the pipeline calls it for the main graph and then for every subgraph). Value: did anything change.
+  // Rewrites one graph (the pipeline calls it for the main graph and then for every subgraph). Value: did anything
+  // change.
   virtual Result<bool> run(Graph& graph, PassContext& context) = 0;
 };
 
@@ -85,8 +86,8 @@ class PassOptions {
   bool flag(std::string_view name) const;
   std::int64_t integer(std::string_view name) const;
   double number(std::string_view name) const;
-  const std::string& text(std::string_view name) const;             // string and choice
-  std::vector<std::string> patterns(std::string_view name) const;   // split at ';' (empty: none)
+  const std::string& text(std::string_view name) const;            // string and choice
+  std::vector<std::string> patterns(std::string_view name) const;  // split at ';' (empty: none)
   const std::map<std::string, std::string, std::less<>>& all() const { return values_; }
 
  private:

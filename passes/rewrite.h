@@ -9,8 +9,8 @@
 
 namespace onnxfold {
 
-// The node that makes `value`, when it is `op_type` and `value` has exactly one use, that use is a node of the same graph
-// (not a graph output, not a capture). Null otherwise: fusing it away would lose or duplicate work.
+// The node that makes `value`, when it is `op_type` and `value` has exactly one use, that use is a node of the same
+// graph (not a graph output, not a capture). Null otherwise: fusing it away would lose or duplicate work.
 Node* sole_producer(const Value* value, std::string_view op_type, std::string_view domain = "");
 // The one node that reads `value`, under the same conditions. Null otherwise.
 Node* sole_consumer(const Value* value);
@@ -25,8 +25,8 @@ void erase_with_dead_inputs(Graph& graph, Node& node);
 // Adds an initializer next to its kind; `hint` is made unique.
 Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint);
 // Makes `replacement` stand for output 0 of `node` and erases the node. When the public name forbids it (an input or
-// initializer would have to become a graph output), inserts an Identity instead or, if `node` is already one, returns false.
-// REQUIRES: the other outputs of `node` are unused.
+// initializer would have to become a graph output), inserts an Identity instead or, if `node` is already one, returns
+// false. REQUIRES: the other outputs of `node` are unused.
 bool replace_and_erase(Graph& graph, Node& node, Value& replacement);
 // What two descriptions of the same value say together; `preferred` wins where both speak.
 Type refined_type(const Type& preferred, const Type& other);

@@ -3,7 +3,7 @@
     python benchmarks/cleanup_speed.py [--runs N] MODEL.onnx...
 
 Needs an interpreter with scripts/requirements-bench.txt, and build/release/cli/onnxfold. Besides the models given it uses
-one of about 700 nodes that it makes: 24 exported-style MLP blocks whose shapes are computed by shape arithmetic."""
+one of about 700 nodes that it makes: 26 exported-style MLP blocks whose shapes are computed by shape arithmetic."""
 
 import argparse
 import pathlib
@@ -26,7 +26,7 @@ ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 """
 
 
-def make_700_nodes(path, blocks=24, width=64):
+def make_700_nodes(path, blocks=26, width=64):
     """LayerNorm spelled out, Linear, GELU by Erf, and a reshape through Shape arithmetic, as exporters write them."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []

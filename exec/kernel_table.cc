@@ -13,7 +13,19 @@ using Table = std::map<Key, std::vector<const KernelRow*>>;
 
 // clang-format off
 constexpr KernelRows (*kFiles[])() = {
+    col2im_kernels,
+    concat_kernels,
+    constant_kernels,
+    control_flow_kernels,
+    cumulative_kernels,
+    expand_kernels,
+    gather_kernels,
+    order_kernels,
+    scatter_kernels,
+    sequence_kernels,
     shape_kernels,
+    text_kernels,
+    transpose_kernels,
 };
 // clang-format on
 

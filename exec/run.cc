@@ -14,33 +14,6 @@ namespace {
 constexpr std::int64_t kAlwaysKept = 1 << 16;      // bytes: constants up to this size are kept in any case
 constexpr std::int64_t kCacheLimit = 512LL << 20;  // bytes of larger constants kept between runs
 
-Result<Tensor> densified(const SparseTensor& sparse) {
-  OF_ASSIGN(const std::vector<std::int64_t> indices, to_int64s(sparse.indices));
-  OF_ASSIGN(const Bytes values, sparse.values.bytes());
-  const int bits = bit_width(sparse.values.dtype());
-  if (bits % 8 != 0 || bits == 0) return fail(Code::kUnsupported, "sparse tensors of this element type");
-  const auto width = static_cast<std::size_t>(bits / 8);
-  const std::int64_t count = sparse.values.size(), total = element_count(sparse.dims);
-  const std::size_t rank = sparse.dims.size();
-  const bool linear = sparse.indices.rank() == 1;
-  if (indices.size() != static_cast<std::size_t>(count) * (linear ? 1 : rank)) {
-    return fail(Code::kCorrupt, "sparse tensor with a wrong number of indices");
-  }
-  Buffer buffer(static_cast<std::size_t>(total) * width);
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::int64_t at = linear ? indices[static_cast<std::size_t>(i)] : 0;
-    for (std::size_t axis = 0; axis < rank && !linear; ++axis) {
-      const std::int64_t index = indices[static_cast<std::size_t>(i) * rank + axis];
-      if (index < 0 || index >= sparse.dims[axis]) return fail(Code::kCorrupt, "sparse tensor index out of range");
-      at = at * sparse.dims[axis] + index;
-    }
-    if (at < 0 || at >= total) return fail(Code::kCorrupt, "sparse tensor index out of range");
-    std::copy_n(values.data() + static_cast<std::size_t>(i) * width, width,
-                buffer.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(at) * width));
-  }
-  return Tensor::owned(sparse.values.dtype(), sparse.dims, std::move(buffer));
-}
-
 Result<Tensor> constant_tensor(const Value& value) {
   if (value.constant() != nullptr) return *value.constant();
   if (value.initializer() != nullptr) return *value.initializer();
@@ -97,6 +70,33 @@ Result<std::unique_ptr<Model>> typed_call(const Node& node, std::int64_t opset, 
 }
 
 }  // namespace
+
+Result<Tensor> densified(const SparseTensor& sparse) {
+  OF_ASSIGN(const std::vector<std::int64_t> indices, to_int64s(sparse.indices));
+  OF_ASSIGN(const Bytes values, sparse.values.bytes());
+  const int bits = bit_width(sparse.values.dtype());
+  if (bits % 8 != 0 || bits == 0) return fail(Code::kUnsupported, "sparse tensors of this element type");
+  const auto width = static_cast<std::size_t>(bits / 8);
+  const std::int64_t count = sparse.values.size(), total = element_count(sparse.dims);
+  const std::size_t rank = sparse.dims.size();
+  const bool linear = sparse.indices.rank() == 1;
+  if (indices.size() != static_cast<std::size_t>(count) * (linear ? 1 : rank)) {
+    return fail(Code::kCorrupt, "sparse tensor with a wrong number of indices");
+  }
+  Buffer buffer(static_cast<std::size_t>(total) * width);
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int64_t at = linear ? indices[static_cast<std::size_t>(i)] : 0;
+    for (std::size_t axis = 0; axis < rank && !linear; ++axis) {
+      const std::int64_t index = indices[static_cast<std::size_t>(i) * rank + axis];
+      if (index < 0 || index >= sparse.dims[axis]) return fail(Code::kCorrupt, "sparse tensor index out of range");
+      at = at * sparse.dims[axis] + index;
+    }
+    if (at < 0 || at >= total) return fail(Code::kCorrupt, "sparse tensor index out of range");
+    std::copy_n(values.data() + static_cast<std::size_t>(i) * width, width,
+                buffer.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(at) * width));
+  }
+  return Tensor::owned(sparse.values.dtype(), sparse.dims, std::move(buffer));
+}
 
 Type type_of(const Datum& datum) {
   switch (datum.kind) {

@@ -49,6 +49,9 @@ class Runner {
   ConstantCache& constants_;
 };
 
+// All elements of a sparse tensor, absent ones as zero. Errors: corrupt for indices outside its shape.
+Result<Tensor> densified(const SparseTensor& sparse);
+
 // The static type of what flows along an edge.
 Type type_of(const Datum& datum);
 

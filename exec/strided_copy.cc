@@ -136,8 +136,7 @@ void strided_copy(Storage storage, const Dims& dims, const void* in, const Dims&
                   const Dims& out_strides) {
   if (std::find(dims.begin(), dims.end(), 0) != dims.end()) return;
   const Axes axes = simplified(dims, in_strides, out_strides);
-  visit_movable(storage,
-                [&]<typename T>(Tag<T>) { copy_axes(axes, static_cast<const T*>(in), static_cast<T*>(out)); });
+  visit_movable(storage, [&]<typename T>(Tag<T>) { copy_axes(axes, static_cast<const T*>(in), static_cast<T*>(out)); });
 }
 
 const void* element_at(Storage storage, const void* data, std::int64_t offset) {

@@ -5,8 +5,9 @@
 
 namespace onnxfold {
 
-// out[i . out_strides] = in[i . in_strides] for every index i below `dims`. Strides are in elements, may be 0 (repeat) on
-// the input side and negative; `out` and `in` point at the element of index 0. Distinct indices REQUIRE distinct outputs.
+// out[i . out_strides] = in[i . in_strides] for every index i below `dims`. Strides are in elements, may be 0 (repeat)
+// on the input side and negative; `out` and `in` point at the element of index 0. Distinct indices REQUIRE distinct
+// outputs.
 void strided_copy(Storage storage, const Dims& dims, const void* in, const Dims& in_strides, void* out,
                   const Dims& out_strides);
 

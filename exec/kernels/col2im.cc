@@ -29,7 +29,8 @@ Result<Geometry> geometry_of(const KernelContext& ctx) {
     for (const std::int64_t value : {g.image[i], g.block[i], g.dilations[i], g.strides[i]}) {
       if (value < 1 || value > kLargest) return ctx.invalid("a size is out of range");
     }
-    if (std::abs(g.pads[i]) > kLargest || std::abs(g.pads[rank + i]) > kLargest) return ctx.invalid("pads are out of range");
+    if (std::abs(g.pads[i]) > kLargest || std::abs(g.pads[rank + i]) > kLargest)
+      return ctx.invalid("pads are out of range");
     const std::int64_t room = g.image[i] + g.pads[i] + g.pads[rank + i] - g.dilations[i] * (g.block[i] - 1) - 1;
     if (room < 0) return ctx.invalid("the block is larger than the image");
     g.counts.push_back(room / g.strides[i] + 1);
@@ -72,11 +73,13 @@ Status col2im(KernelContext& ctx) {
   const std::int64_t batches = data.dim(0);
   std::int64_t block = 1, positions = 1;
   for (std::size_t i = 0; i < g.block.size(); ++i) {
-    if (__builtin_mul_overflow(block, g.block[i], &block) || __builtin_mul_overflow(positions, g.counts[i], &positions)) {
+    if (__builtin_mul_overflow(block, g.block[i], &block) ||
+        __builtin_mul_overflow(positions, g.counts[i], &positions)) {
       return ctx.invalid("sizes overflow");
     }
   }
-  if (data.dim(1) % block != 0 || data.dim(2) != positions) return ctx.invalid("input does not fit block and image shape");
+  if (data.dim(1) % block != 0 || data.dim(2) != positions)
+    return ctx.invalid("input does not fit block and image shape");
   const std::int64_t channels = data.dim(1) / block;
   Dims dims = {batches, channels};
   dims.insert(dims.end(), g.image.begin(), g.image.end());

@@ -1,11 +1,12 @@
 // Kernels that join or cut along axes: Concat, Split, Slice, Compress.
+#include "exec/kernels/concat.h"
+
 #include <algorithm>
 #include <limits>
 #include <numeric>
 
 #include "exec/broadcast.h"
 #include "exec/kernels/axes.h"
-#include "exec/kernels/concat.h"
 #include "exec/kernels/kernels.h"
 #include "exec/strided_copy.h"
 
@@ -19,10 +20,12 @@ Result<Array> concatenate(const KernelContext& ctx, const std::vector<Array>& ar
   dims[axis] = 0;
   for (const Array& array : arrays) {
     Dims others = array.dims();
-    if (array.dtype() != first.dtype() || others.size() != dims.size()) return ctx.invalid("inputs differ in type or rank");
+    if (array.dtype() != first.dtype() || others.size() != dims.size())
+      return ctx.invalid("inputs differ in type or rank");
     const std::int64_t length = std::exchange(others[axis], dims[axis]);
     if (others != dims) {
-      return ctx.invalid(fmt::format("inputs {} and {} do not fit together", dims_text(first.dims()), dims_text(array.dims())));
+      return ctx.invalid(
+          fmt::format("inputs {} and {} do not fit together", dims_text(first.dims()), dims_text(array.dims())));
     }
     if (__builtin_add_overflow(dims[axis], length, &dims[axis])) return ctx.invalid("output is too large");
   }
@@ -37,7 +40,8 @@ Result<Array> concatenate(const KernelContext& ctx, const std::vector<Array>& ar
   return out;
 }
 
-Array slice_axis(const KernelContext& ctx, const Array& data, std::size_t axis, std::int64_t start, std::int64_t length) {
+Array slice_axis(const KernelContext& ctx, const Array& data, std::size_t axis, std::int64_t start,
+                 std::int64_t length) {
   Dims dims = data.dims();
   dims[axis] = length;
   Array out = ctx.make(data.dtype(), dims);
@@ -81,7 +85,8 @@ Status split(KernelContext& ctx) {
   if (lengths.size() < ctx.output_count()) return ctx.invalid("fewer lengths than outputs");
   std::int64_t at = 0;
   for (std::size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i] < 0 || lengths[i] > data.dims()[axis] - at) return ctx.invalid("split lengths do not add up to the axis");
+    if (lengths[i] < 0 || lengths[i] > data.dims()[axis] - at)
+      return ctx.invalid("split lengths do not add up to the axis");
     if (ctx.wants(i)) ctx.set(i, slice_axis(ctx, data, axis, at, lengths[i]));
     at += lengths[i];
   }
@@ -133,11 +138,13 @@ Status slice(KernelContext& ctx) {
     OF_ASSIGN(const std::size_t axis, resolve_axis(ctx, args.axes[i], data.rank()));
     const std::int64_t dim = data.dims()[axis];
     // A step beyond the axis behaves like the axis length, and cannot overflow.
-    const std::int64_t step = std::clamp<std::int64_t>(args.steps[i], -std::max<std::int64_t>(dim, 1), std::max<std::int64_t>(dim, 1));
+    const std::int64_t step =
+        std::clamp<std::int64_t>(args.steps[i], -std::max<std::int64_t>(dim, 1), std::max<std::int64_t>(dim, 1));
     if (step == 0) return ctx.invalid("a step is 0");
     const auto wrapped = [&](std::int64_t at) { return at < 0 ? at + dim : at; };
     const std::int64_t low = step > 0 ? 0 : -1, high = step > 0 ? dim : dim - 1;
-    const std::int64_t start = std::clamp(wrapped(args.starts[i]), step > 0 ? 0 : std::min<std::int64_t>(0, high), std::max(high, low));
+    const std::int64_t start =
+        std::clamp(wrapped(args.starts[i]), step > 0 ? 0 : std::min<std::int64_t>(0, high), std::max(high, low));
     const std::int64_t end = std::clamp(wrapped(args.ends[i]), low, std::max(high, low));
     const std::int64_t span = step > 0 ? end - start : start - end;
     const std::int64_t stride = std::abs(step);
@@ -175,7 +182,8 @@ Status compress(KernelContext& ctx) {
   std::int64_t at = 0;
   for (std::int64_t outer = 0; outer < view.outer; ++outer) {
     for (const std::int64_t index : chosen) {
-      copy_elements(data.storage(), data.raw(), (outer * view.dim + index) * view.inner, out.mutable_raw(), at, view.inner);
+      copy_elements(data.storage(), data.raw(), (outer * view.dim + index) * view.inner, out.mutable_raw(), at,
+                    view.inner);
       at += view.inner;
     }
   }
@@ -186,7 +194,10 @@ Status compress(KernelContext& ctx) {
 
 KernelRows concat_kernels() {
   static const KernelRow rows[] = {
-      {"Concat", 1, concat}, {"Split", 1, split}, {"Slice", 1, slice}, {"Compress", 9, compress},
+      {"Concat", 1, concat},
+      {"Split", 1, split},
+      {"Slice", 1, slice},
+      {"Compress", 9, compress},
   };
   return rows;
 }

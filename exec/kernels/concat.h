@@ -11,6 +11,7 @@ namespace onnxfold {
 Result<Array> concatenate(const KernelContext& ctx, const std::vector<Array>& arrays, std::int64_t axis);
 
 // Elements [start, start + length) along `axis`, copied. REQUIRES: they exist.
-Array slice_axis(const KernelContext& ctx, const Array& data, std::size_t axis, std::int64_t start, std::int64_t length);
+Array slice_axis(const KernelContext& ctx, const Array& data, std::size_t axis, std::int64_t start,
+                 std::int64_t length);
 
 }  // namespace onnxfold

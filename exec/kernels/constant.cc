@@ -82,7 +82,8 @@ Status fill_range(KernelContext& ctx) {
   if (count > 9e15) return ctx.invalid("the range is too long");
   Array& out = ctx.out(0, ctx.in(0).dtype(), {static_cast<std::int64_t>(std::max(count, 0.0))});
   T* data = out.mutable_data<T>();
-  using Wide = std::conditional_t<std::is_floating_point_v<T>, double, std::uint64_t>;  // unsigned: wraps, never undefined
+  using Wide =
+      std::conditional_t<std::is_floating_point_v<T>, double, std::uint64_t>;  // unsigned: wraps, never undefined
   for (std::int64_t i = 0; i < out.size(); ++i) {
     data[i] = static_cast<T>(static_cast<Wide>(start) + static_cast<Wide>(i) * static_cast<Wide>(delta));
   }
@@ -92,7 +93,8 @@ Status fill_range(KernelContext& ctx) {
 Status range(KernelContext& ctx) {
   OF_TRY(ctx.need(3));
   for (std::size_t i = 0; i < 3; ++i) {
-    if (ctx.in(i).size() != 1 || ctx.in(i).dtype() != ctx.in(0).dtype()) return ctx.invalid("needs three numbers of one type");
+    if (ctx.in(i).size() != 1 || ctx.in(i).dtype() != ctx.in(0).dtype())
+      return ctx.invalid("needs three numbers of one type");
   }
   Status status;
   const bool done = visit_numeric(ctx.in(0).storage(), [&]<typename T>(Tag<T>) { status = fill_range<T>(ctx); });
@@ -146,8 +148,9 @@ Status bit_cast(KernelContext& ctx) {
 
 KernelRows constant_kernels() {
   static const KernelRow rows[] = {
-      {"Constant", 1, constant}, {"ConstantOfShape", 9, constant_of_shape}, {"EyeLike", 9, eye_like},
-      {"Range", 11, range},      {"OneHot", 9, one_hot},                    {"BitCast", 26, bit_cast},
+      {"Constant", 1, constant}, {"ConstantOfShape", 9, constant_of_shape},
+      {"EyeLike", 9, eye_like},  {"Range", 11, range},
+      {"OneHot", 9, one_hot},    {"BitCast", 26, bit_cast},
   };
   return rows;
 }

@@ -51,7 +51,8 @@ class Stack {
 
  private:
   static Result<Array> nothing(const KernelContext& ctx, const Value& declared, std::int64_t axis) {
-    if (declared.dtype() == DType::kUndefined) return ctx.invalid("no iteration, and the type of a scan output is unknown");
+    if (declared.dtype() == DType::kUndefined)
+      return ctx.invalid("no iteration, and the type of a scan output is unknown");
     Dims dims;
     if (declared.type().shape) {
       for (const Dim& dim : *declared.type().shape) dims.push_back(dim.known() ? *dim.value : 0);
@@ -162,7 +163,8 @@ Result<std::vector<Datum>> scan_once(const KernelContext& ctx, const ScanShape& 
   }
   for (std::size_t k = 0; k < shape.outputs; ++k) {
     const Value& declared = *shape.body->outputs()[shape.states + k];
-    OF_ASSIGN(Array joined, stacks[k].joined(ctx, declared, entry(attrs.output_axes, k), entry(attrs.output_directions, k) == 1));
+    OF_ASSIGN(Array joined,
+              stacks[k].joined(ctx, declared, entry(attrs.output_axes, k), entry(attrs.output_directions, k) == 1));
     states.emplace_back(std::move(joined));
   }
   return states;
@@ -226,7 +228,8 @@ Status scan_batched(KernelContext& ctx) {
   if (ctx.has(0)) {
     OF_ASSIGN(lengths, to_int64s(ctx.in(0)));
   }
-  if (static_cast<std::int64_t>(lengths.size()) != batches) return ctx.invalid("one sequence length per batch is needed");
+  if (static_cast<std::int64_t>(lengths.size()) != batches)
+    return ctx.invalid("one sequence length per batch is needed");
   std::vector<Stack> stacks(shape.states + shape.outputs);
   for (std::int64_t n = 0; n < batches; ++n) {
     const std::int64_t length = lengths[static_cast<std::size_t>(n)];
@@ -261,8 +264,7 @@ Status scan_batched(KernelContext& ctx) {
 }  // namespace
 
 KernelRows control_flow_kernels() {
-  static const KernelRow rows[] = {
-      {"If", 1, run_if}, {"Loop", 1, loop}, {"Scan", 8, scan_batched}, {"Scan", 9, scan}};
+  static const KernelRow rows[] = {{"If", 1, run_if}, {"Loop", 1, loop}, {"Scan", 8, scan_batched}, {"Scan", 9, scan}};
   return rows;
 }
 

@@ -15,7 +15,8 @@ Status expand(KernelContext& ctx) {
   OF_TRY(ctx.need(2));
   const Array data = ctx.in(0);
   OF_ASSIGN(const Dims shape, to_int64s(ctx.in(1)));
-  if (std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; })) return ctx.invalid("negative shape");
+  if (std::any_of(shape.begin(), shape.end(), [](std::int64_t d) { return d < 0; }))
+    return ctx.invalid("negative shape");
   const std::optional<Dims> dims = broadcast_dims(data.dims(), shape);
   if (!dims) {
     return ctx.invalid(fmt::format("{} does not broadcast to {}", dims_text(data.dims()), dims_text(shape)));
@@ -114,7 +115,8 @@ Result<std::vector<std::int64_t>> pad_map(const KernelContext& ctx, PadMode mode
   // Negative pads crop first; what remains is what is repeated.
   const std::int64_t low = std::max<std::int64_t>(0, -begin), high = dim - std::max<std::int64_t>(0, -end);
   const std::int64_t length = high - low;
-  if (mode != PadMode::kConstant && length <= 0 && total > 0) return ctx.invalid("cannot pad an empty axis in this mode");
+  if (mode != PadMode::kConstant && length <= 0 && total > 0)
+    return ctx.invalid("cannot pad an empty axis in this mode");
   std::vector<std::int64_t> map(static_cast<std::size_t>(total));
   for (std::int64_t i = 0; i < total; ++i) {
     std::int64_t at = i - std::max<std::int64_t>(0, begin);  // in the cropped axis
@@ -145,34 +147,35 @@ void pad_rows(const Array& data, Array& out, const std::vector<std::vector<std::
   const std::int64_t rows = out.size() / std::max<std::int64_t>(1, width);
   parallel_for(rows, std::max<std::int64_t>(1, kElementGrain / std::max<std::int64_t>(1, width)),
                [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      std::int64_t rest = row, from = 0;
-      bool outside = false;
-      for (std::size_t k = last; k-- > 0;) {
-        const auto size = static_cast<std::int64_t>(maps[k].size());
-        const std::int64_t source = maps[k][static_cast<std::size_t>(rest % size)];
-        rest /= size;
-        outside = outside || source < 0;
-        from += source * strides[k];
-      }
-      T* target = to + row * width;
-      if (outside) {
-        std::fill_n(target, width, constant);
-        continue;
-      }
-      for (std::int64_t i = 0; i < width; ++i) {
-        const std::int64_t column = columns[static_cast<std::size_t>(i)];
-        target[i] = column < 0 ? constant : in[from + column];
-      }
-    }
-  });
+                 for (std::int64_t row = begin; row < end; ++row) {
+                   std::int64_t rest = row, from = 0;
+                   bool outside = false;
+                   for (std::size_t k = last; k-- > 0;) {
+                     const auto size = static_cast<std::int64_t>(maps[k].size());
+                     const std::int64_t source = maps[k][static_cast<std::size_t>(rest % size)];
+                     rest /= size;
+                     outside = outside || source < 0;
+                     from += source * strides[k];
+                   }
+                   T* target = to + row * width;
+                   if (outside) {
+                     std::fill_n(target, width, constant);
+                     continue;
+                   }
+                   for (std::int64_t i = 0; i < width; ++i) {
+                     const std::int64_t column = columns[static_cast<std::size_t>(i)];
+                     target[i] = column < 0 ? constant : in[from + column];
+                   }
+                 }
+               });
 }
 
 // The element to pad with, an array of one element of the input's type.
 Result<Array> pad_value(const KernelContext& ctx) {
   const Array& data = ctx.in(0);
   if (ctx.opset() >= 11 && ctx.has(2)) {
-    if (ctx.in(2).dtype() != data.dtype() || ctx.in(2).size() != 1) return ctx.invalid("constant_value must be one element");
+    if (ctx.in(2).dtype() != data.dtype() || ctx.in(2).size() != 1)
+      return ctx.invalid("constant_value must be one element");
     return ctx.in(2);
   }
   Array value = ctx.make(data.dtype(), {});

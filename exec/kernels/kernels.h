@@ -5,6 +5,18 @@
 
 namespace onnxfold {
 
+KernelRows col2im_kernels();
+KernelRows concat_kernels();
+KernelRows constant_kernels();
+KernelRows control_flow_kernels();
+KernelRows cumulative_kernels();
+KernelRows expand_kernels();
+KernelRows gather_kernels();
+KernelRows order_kernels();
+KernelRows scatter_kernels();
+KernelRows sequence_kernels();
 KernelRows shape_kernels();
+KernelRows text_kernels();
+KernelRows transpose_kernels();
 
 }  // namespace onnxfold

@@ -40,23 +40,23 @@ void top_k_lines(const TopJob& job, const T* in, T* values, std::int64_t* indice
   const std::int64_t k = job.k;
   parallel_for(outer * inner, std::max<std::int64_t>(1, kElementGrain / 8 / std::max<std::int64_t>(1, dim)),
                [&, dim = dim, inner = inner](std::int64_t begin, std::int64_t end) {
-    std::vector<std::int64_t> order(static_cast<std::size_t>(dim));
-    for (std::int64_t line = begin; line < end; ++line) {
-      const T* from = in + line / inner * dim * inner + line % inner;
-      const auto before = [&](std::int64_t a, std::int64_t b) {
-        const T &x = from[a * inner], &y = from[b * inner];
-        if (job.largest ? less(y, x) : less(x, y)) return true;
-        return !(job.largest ? less(x, y) : less(y, x)) && a < b;  // ties: the lower index first
-      };
-      std::iota(order.begin(), order.end(), std::int64_t{0});
-      std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
-      const std::int64_t to = line / inner * k * inner + line % inner;
-      for (std::int64_t i = 0; i < k; ++i) {
-        indices[to + i * inner] = order[static_cast<std::size_t>(i)];
-        values[to + i * inner] = from[order[static_cast<std::size_t>(i)] * inner];
-      }
-    }
-  });
+                 std::vector<std::int64_t> order(static_cast<std::size_t>(dim));
+                 for (std::int64_t line = begin; line < end; ++line) {
+                   const T* from = in + line / inner * dim * inner + line % inner;
+                   const auto before = [&](std::int64_t a, std::int64_t b) {
+                     const T &x = from[a * inner], &y = from[b * inner];
+                     if (job.largest ? less(y, x) : less(x, y)) return true;
+                     return !(job.largest ? less(x, y) : less(y, x)) && a < b;  // ties: the lower index first
+                   };
+                   std::iota(order.begin(), order.end(), std::int64_t{0});
+                   std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
+                   const std::int64_t to = line / inner * k * inner + line % inner;
+                   for (std::int64_t i = 0; i < k; ++i) {
+                     indices[to + i * inner] = order[static_cast<std::size_t>(i)];
+                     values[to + i * inner] = from[order[static_cast<std::size_t>(i)] * inner];
+                   }
+                 }
+               });
 }
 
 Status top_k(KernelContext& ctx) {
@@ -146,7 +146,8 @@ Status unique(KernelContext& ctx) {
   std::int64_t at = 0;
   for (std::int64_t outer = 0; outer < view.outer; ++outer) {
     for (const std::int64_t first : groups.first) {
-      copy_elements(data.storage(), data.raw(), (outer * view.dim + first) * view.inner, out.mutable_raw(), at, view.inner);
+      copy_elements(data.storage(), data.raw(), (outer * view.dim + first) * view.inner, out.mutable_raw(), at,
+                    view.inner);
       at += view.inner;
     }
   }
@@ -189,16 +190,16 @@ void keep_triangle(const Array& data, Array& out, bool upper, std::int64_t k) {
   T* to = out.mutable_data<T>();
   parallel_for(data.size() / columns, std::max<std::int64_t>(1, kElementGrain / columns),
                [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t line = begin; line < end; ++line) {
-      // Columns [0, cut) are below the kept diagonal band when upper, kept when lower.
-      const std::int64_t edge = line % rows + k + (upper ? 0 : 1);
-      const std::int64_t cut = std::clamp<std::int64_t>(edge, 0, columns);
-      const T* from = in + line * columns;
-      T* row = to + line * columns;
-      std::fill_n(upper ? row : row + cut, upper ? cut : columns - cut, T{});
-      std::copy_n(upper ? from + cut : from, upper ? columns - cut : cut, upper ? row + cut : row);
-    }
-  });
+                 for (std::int64_t line = begin; line < end; ++line) {
+                   // Columns [0, cut) are below the kept diagonal band when upper, kept when lower.
+                   const std::int64_t edge = line % rows + k + (upper ? 0 : 1);
+                   const std::int64_t cut = std::clamp<std::int64_t>(edge, 0, columns);
+                   const T* from = in + line * columns;
+                   T* row = to + line * columns;
+                   std::fill_n(upper ? row : row + cut, upper ? cut : columns - cut, T{});
+                   std::copy_n(upper ? from + cut : from, upper ? columns - cut : cut, upper ? row + cut : row);
+                 }
+               });
 }
 
 Status trilu(KernelContext& ctx) {
@@ -222,7 +223,10 @@ Status trilu(KernelContext& ctx) {
 
 KernelRows order_kernels() {
   static const KernelRow rows[] = {
-      {"TopK", 1, top_k}, {"Unique", 11, unique}, {"NonZero", 9, non_zero}, {"Trilu", 14, trilu},
+      {"TopK", 1, top_k},
+      {"Unique", 11, unique},
+      {"NonZero", 9, non_zero},
+      {"Trilu", 14, trilu},
   };
   return rows;
 }

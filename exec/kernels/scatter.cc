@@ -31,11 +31,16 @@ Result<Reduction> reduction_of(const KernelContext& ctx) {
 template <typename T>
 T reduced(Reduction reduction, T old, T update) {
   switch (reduction) {
-    case Reduction::kAdd: return static_cast<T>(old + update);
-    case Reduction::kMul: return static_cast<T>(old * update);
-    case Reduction::kMax: return std::max(old, update);
-    case Reduction::kMin: return std::min(old, update);
-    default: return update;
+    case Reduction::kAdd:
+      return static_cast<T>(old + update);
+    case Reduction::kMul:
+      return static_cast<T>(old * update);
+    case Reduction::kMax:
+      return std::max(old, update);
+    case Reduction::kMin:
+      return std::min(old, update);
+    default:
+      return update;
   }
 }
 
@@ -44,7 +49,8 @@ Status scatter_blocks(const KernelContext& ctx, const std::vector<std::int64_t>&
                       const Array& updates, Reduction reduction, Array& target) {
   if (reduction == Reduction::kNone) {
     for (std::size_t i = 0; i < places.size(); ++i) {
-      copy_elements(target.storage(), updates.raw(), static_cast<std::int64_t>(i) * block, target.mutable_raw(), places[i], block);
+      copy_elements(target.storage(), updates.raw(), static_cast<std::int64_t>(i) * block, target.mutable_raw(),
+                    places[i], block);
     }
     return {};
   }
@@ -93,7 +99,8 @@ Status scatter_nd(KernelContext& ctx) {
   OF_TRY(ctx.need(3));
   const Array data = ctx.in(0), indices = ctx.in(1), updates = ctx.in(2);
   OF_ASSIGN(const Reduction reduction, reduction_of(ctx));
-  if (indices.rank() < 1 || data.rank() < 1 || updates.dtype() != data.dtype()) return ctx.invalid("bad ranks or types");
+  if (indices.rank() < 1 || data.rank() < 1 || updates.dtype() != data.dtype())
+    return ctx.invalid("bad ranks or types");
   const std::int64_t width = indices.dims().back();
   if (width > data.rank()) return ctx.invalid("indices are wider than data");
   const auto depth = static_cast<std::size_t>(width);
@@ -130,7 +137,8 @@ Status tensor_scatter(KernelContext& ctx) {
   Dims expected = cache.dims();
   if (axis == 0 || update.rank() != cache.rank()) return ctx.invalid("axis 0 is the batch axis");
   expected[axis] = update.dims()[axis];
-  if (update.dims() != expected || update.dtype() != cache.dtype()) return ctx.invalid("update does not fit past_cache");
+  if (update.dims() != expected || update.dtype() != cache.dtype())
+    return ctx.invalid("update does not fit past_cache");
   const bool circular = ctx.attr("mode", "linear") == "circular";
   const std::int64_t batches = cache.dims()[0];
   std::vector<std::int64_t> starts(static_cast<std::size_t>(batches), 0);

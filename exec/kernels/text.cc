@@ -128,7 +128,8 @@ Status string_normalizer(KernelContext& ctx) {
   const bool sensitive = ctx.attr("is_case_sensitive", std::int64_t{0}) != 0;
   const std::string compare = sensitive ? "NONE" : "LOWER";
   std::set<std::string> stop;
-  for (const std::string& word : attr_strings(ctx.node(), "stopwords").value_or(Strings{})) stop.insert(cased(word, compare));
+  for (const std::string& word : attr_strings(ctx.node(), "stopwords").value_or(Strings{}))
+    stop.insert(cased(word, compare));
   Strings kept;
   for (std::int64_t i = 0; i < data.size(); ++i) {
     const std::string& text = data.data<std::string>()[i];
@@ -163,9 +164,11 @@ Result<GramPool<T>> gram_pool(const KernelContext& ctx, const std::vector<T>& po
       return ctx.invalid("ngram_counts do not fit the pool");
     }
     for (std::int64_t at = from; at < to; at += static_cast<std::int64_t>(n), ++gram) {
-      if (gram >= columns.size() || columns[gram] < 0 || columns[gram] > (1 << 28)) return ctx.invalid("bad ngram_indexes");
+      if (gram >= columns.size() || columns[gram] < 0 || columns[gram] > (1 << 28))
+        return ctx.invalid("bad ngram_indexes");
       const float weight = weights && gram < weights->size() ? (*weights)[gram] : 1.0F;
-      result.grams[std::vector<T>(pool.begin() + at, pool.begin() + at + static_cast<std::int64_t>(n))] = {columns[gram], weight};
+      result.grams[std::vector<T>(pool.begin() + at, pool.begin() + at + static_cast<std::int64_t>(n))] = {
+          columns[gram], weight};
     }
   }
   for (const std::int64_t column : columns) result.columns = std::max(result.columns, column + 1);
@@ -179,7 +182,8 @@ Status vectorize(KernelContext& ctx, const std::vector<T>& pool_items, const std
   if (data.rank() > 2) return ctx.invalid("input must have rank 1 or 2");
   const std::int64_t rows = data.rank() == 2 ? data.dim(0) : 1;
   const std::int64_t width = rows == 0 ? 0 : data.size() / rows;
-  const std::int64_t shortest = ctx.attr("min_gram_length", std::int64_t{1}), longest = ctx.attr("max_gram_length", std::int64_t{1});
+  const std::int64_t shortest = ctx.attr("min_gram_length", std::int64_t{1}),
+                     longest = ctx.attr("max_gram_length", std::int64_t{1});
   const std::int64_t skips = ctx.attr("max_skip_count", std::int64_t{0});
   const std::string mode = ctx.attr("mode", "TF");
   Array& out = ctx.out(0, DType::kFloat32, data.rank() == 2 ? Dims{rows, pool.columns} : Dims{pool.columns});
@@ -194,16 +198,19 @@ Status vectorize(KernelContext& ctx, const std::vector<T>& pool_items, const std
       for (std::int64_t step = 1; step <= (n == 1 ? 1 : std::min(skips, width) + 1); ++step) {
         for (std::int64_t start = 0; start + (n - 1) * step < width; ++start) {
           std::vector<T> gram;
-          for (std::int64_t k = 0; k < n; ++k) gram.push_back(items[static_cast<std::size_t>(row * width + start + k * step)]);
+          for (std::int64_t k = 0; k < n; ++k)
+            gram.push_back(items[static_cast<std::size_t>(row * width + start + k * step)]);
           const auto found = pool.grams.find(gram);
-          if (found != pool.grams.end()) counts[static_cast<std::size_t>(row * pool.columns + found->second.first)] += 1;
+          if (found != pool.grams.end())
+            counts[static_cast<std::size_t>(row * pool.columns + found->second.first)] += 1;
         }
       }
     }
   }
   visit_float(out.storage(), [&]<typename F>(Tag<F>) {
     for (std::size_t i = 0; i < counts.size(); ++i) {
-      const double value = mode == "TF" ? counts[i] : (mode == "IDF" ? (counts[i] > 0 ? 1.0 : 0.0) : counts[i]) * weights[i];
+      const double value =
+          mode == "TF" ? counts[i] : (mode == "IDF" ? (counts[i] > 0 ? 1.0 : 0.0) : counts[i]) * weights[i];
       out.mutable_data<F>()[i] = static_cast<F>(value);
     }
   });
@@ -225,8 +232,8 @@ Status tf_idf_vectorizer(KernelContext& ctx) {
 
 KernelRows text_kernels() {
   static const KernelRow rows[] = {
-      {"StringConcat", 20, string_concat},         {"StringSplit", 20, string_split},
-      {"RegexFullMatch", 20, regex_full_match},    {"StringNormalizer", 10, string_normalizer},
+      {"StringConcat", 20, string_concat},       {"StringSplit", 20, string_split},
+      {"RegexFullMatch", 20, regex_full_match},  {"StringNormalizer", 10, string_normalizer},
       {"TfIdfVectorizer", 9, tf_idf_vectorizer},
   };
   return rows;

@@ -17,15 +17,23 @@ constexpr KernelRows (*kFiles[])() = {
     concat_kernels,
     constant_kernels,
     control_flow_kernels,
+    conv_kernels,
+    conv_transpose_kernels,
     cumulative_kernels,
+    deform_conv_kernels,
+    einsum_kernels,
     expand_kernels,
     gather_kernels,
+    matmul_kernels,
     order_kernels,
+    pool_kernels,
+    roi_kernels,
     scatter_kernels,
     sequence_kernels,
     shape_kernels,
     text_kernels,
     transpose_kernels,
+    unpool_kernels,
 };
 // clang-format on
 

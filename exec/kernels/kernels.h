@@ -9,14 +9,22 @@ KernelRows col2im_kernels();
 KernelRows concat_kernels();
 KernelRows constant_kernels();
 KernelRows control_flow_kernels();
+KernelRows conv_kernels();
+KernelRows conv_transpose_kernels();
 KernelRows cumulative_kernels();
+KernelRows deform_conv_kernels();
+KernelRows einsum_kernels();
 KernelRows expand_kernels();
 KernelRows gather_kernels();
+KernelRows matmul_kernels();
 KernelRows order_kernels();
+KernelRows pool_kernels();
+KernelRows roi_kernels();
 KernelRows scatter_kernels();
 KernelRows sequence_kernels();
 KernelRows shape_kernels();
 KernelRows text_kernels();
 KernelRows transpose_kernels();
+KernelRows unpool_kernels();
 
 }  // namespace onnxfold

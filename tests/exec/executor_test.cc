@@ -114,6 +114,7 @@ TEST(Executor, RecursiveFunctionIsRefused) {
   function->domain = "f";
   function->name = "Again";
   function->opset_imports = {{"f", 1}};
+  function->body = std::make_unique<Graph>();
   Value* in = function->body->add_input("i", {});
   Node* call = function->body->insert({"Again", {in}, {{"o", {}, false}}, {}, "f", ""});
   function->body->add_output(*call->output());

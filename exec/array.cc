@@ -1,29 +1,16 @@
 #include "exec/array.h"
 
-#include <unistd.h>
-
+#include <algorithm>
 #include <cstring>
-#include <limits>
 #include <new>
 
 #include "exec/dispatch.h"
+#include "exec/memory_pool.h"
 #include "exec/parallel.h"
 #include "ir/numeric.h"
 
 namespace onnxfold {
 namespace {
-
-constexpr std::size_t kAlignment = 64;
-
-// More than the machine has can only end in a kill by the system: refuse it here, where it can still be reported.
-std::size_t allocation_limit() {
-  static const std::size_t limit = [] {
-    const long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
-    if (pages <= 0 || bytes <= 0) return std::numeric_limits<std::size_t>::max() / 2;
-    return static_cast<std::size_t>(pages) * static_cast<std::size_t>(bytes);
-  }();
-  return limit;
-}
 
 std::int64_t checked_count(const Dims& dims) {
   std::int64_t count = 1;
@@ -36,12 +23,6 @@ std::int64_t checked_count(const Dims& dims) {
   if (empty) return 0;
   if (overflow) throw std::bad_array_new_length();
   return count;
-}
-
-std::shared_ptr<void> allocate(std::size_t bytes) {
-  if (bytes > allocation_limit()) throw std::bad_alloc();
-  void* memory = ::operator new(std::max<std::size_t>(bytes, 1), std::align_val_t(kAlignment));
-  return {memory, [](void* p) { ::operator delete(p, std::align_val_t(kAlignment)); }};
 }
 
 bool is_narrow_float(DType dtype) { return is_float(dtype) && dtype != DType::kFloat32 && dtype != DType::kFloat64; }
@@ -250,13 +231,13 @@ Array::Array(DType dtype, Dims dims, Precision precision)
   const auto count = static_cast<std::size_t>(size_);
   const std::size_t width = storage_ == Storage::kString ? sizeof(std::string) : storage_bytes(storage_);
   std::size_t bytes = 0;
-  if (__builtin_mul_overflow(count, width, &bytes) || bytes > allocation_limit()) throw std::bad_alloc();
+  if (__builtin_mul_overflow(count, width, &bytes) || bytes > memory_limit()) throw std::bad_alloc();
   if (storage_ == Storage::kString) {
     auto strings = std::make_shared<std::vector<std::string>>(count);
     data_ = strings->data();
     owner_ = std::move(strings);
   } else {
-    std::shared_ptr<void> memory = allocate(bytes);
+    std::shared_ptr<void> memory = pooled_memory(bytes);
     data_ = memory.get();
     owner_ = std::move(memory);
   }

@@ -8,6 +8,7 @@
 
 #include "exec/broadcast.h"
 #include "exec/dispatch.h"
+#include "exec/memory_pool.h"
 #include "exec/plan.h"
 #include "exec/run.h"
 
@@ -132,7 +133,7 @@ Result<std::vector<Datum>> constant_captures(const GraphPlan& plan, const Node& 
 }  // namespace
 
 Executor::Executor(std::unique_ptr<Plan> plan) : plan_(std::move(plan)) {}
-Executor::~Executor() = default;
+Executor::~Executor() { release_pooled_memory(); }
 
 Result<std::unique_ptr<Executor>> Executor::create(const Model& model, ExecutorOptions options) {
   auto plan = std::make_unique<Plan>(model, std::move(options));

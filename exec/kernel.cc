@@ -23,6 +23,15 @@ Array& KernelContext::out(std::size_t i, DType dtype, Dims dims) {
   return outputs_[i].array;
 }
 
+Array& KernelContext::out_over(std::size_t i, std::size_t in, DType dtype, Dims dims) {
+  const bool fits = has(in) && inputs_[in].is_array() && inputs_[in].array.unique() &&
+                    inputs_[in].array.storage() == storage_for(dtype, precision_) && inputs_[in].array.dims() == dims &&
+                    storage_bytes(inputs_[in].array.storage()) > 0;
+  if (!fits) return out(i, dtype, std::move(dims));
+  set(i, Datum(inputs_[in].array.retyped(dtype)));
+  return outputs_[i].array;
+}
+
 tl::unexpected<Error> KernelContext::unsupported(std::string message) const {
   return fail(Code::kUnsupported, fmt::format("node \"{}\" ({}): {}", node_.label(), node_.op_type(), message));
 }

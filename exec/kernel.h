@@ -42,8 +42,14 @@ class KernelContext {
   // Allocates output i. The reference stays valid for the kernel's run. An output the node does not have may be made as
   // well (up to kSpareOutputs past the end): it is dropped.
   Array& out(std::size_t i, DType dtype, Dims dims);
+  // Like out(), but in the memory of input `in` when nobody else reads it and type and size allow: element k of the
+  // output may then only be written after element k of that input was read, and no other element of it is read later.
+  Array& out_over(std::size_t i, std::size_t in, DType dtype, Dims dims);
   void set(std::size_t i, Datum value);
-  std::vector<Datum> take_outputs() { return std::move(outputs_); }
+  std::vector<Datum> take_outputs() {
+    inputs_.clear();
+    return std::move(outputs_);
+  }
 
   Result<std::vector<Datum>> run(const Graph& graph, std::vector<Datum> inputs) const {
     return run_subgraph_(graph, std::move(inputs));

@@ -31,6 +31,18 @@ int slot_for(GraphPlan& plan, const Graph& graph, const Value* value) {
   return slot;
 }
 
+// Inputs a kernel may take over: freed after the step, read once by it, and not captured by its subgraphs.
+void plan_last_reads(Step& step) {
+  for (const int slot : step.inputs) {
+    bool last = std::find(step.frees.begin(), step.frees.end(), slot) != step.frees.end();
+    last = last && std::count(step.inputs.begin(), step.inputs.end(), slot) == 1;
+    for (const SubgraphPlan& sub : step.subgraphs) {
+      last = last && std::find(sub.captured.begin(), sub.captured.end(), slot) == sub.captured.end();
+    }
+    step.last_read.push_back(last);
+  }
+}
+
 // Lists each slot with the last step that reads it, so that its memory can be given back.
 void plan_frees(GraphPlan& plan) {
   constexpr int kNever = -1, kKept = -2;
@@ -50,6 +62,7 @@ void plan_frees(GraphPlan& plan) {
   for (std::size_t slot = 0; slot < last.size(); ++slot) {
     if (last[slot] >= 0) plan.steps[static_cast<std::size_t>(last[slot])].frees.push_back(static_cast<int>(slot));
   }
+  for (Step& step : plan.steps) plan_last_reads(step);
 }
 
 bool types_known(const Node& node) {
@@ -157,6 +170,7 @@ Result<std::unique_ptr<GraphPlan>> Planner::plan_single(const Node& node) {
     if (slot >= 0)
       plan->constants[static_cast<std::size_t>(slot)] = nullptr;  // of a Constant node: run it all the same
   }
+  step.last_read.assign(step.inputs.size(), false);
   plan->inputs = step.inputs;
   plan->outputs = step.outputs;
   plan->steps.push_back(std::move(step));

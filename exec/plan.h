@@ -44,6 +44,7 @@ struct Step {
   std::unique_ptr<LateBodies> late;
   int depth = 0;                     // of nested graphs and function calls
   std::vector<int> inputs, outputs;  // slots; -1 where omitted
+  std::vector<bool> last_read;       // per input: nobody reads its slot later, so the kernel may have it
   std::vector<SubgraphPlan> subgraphs;
   std::vector<int> frees;  // slots nobody reads after this step
 };

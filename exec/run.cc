@@ -190,8 +190,9 @@ Result<std::vector<Datum>> Runner::call(const GraphPlan& plan, const Step& step,
 Result<std::vector<Datum>> Runner::run_step(const GraphPlan& plan, const Step& step, Frame& frame) {
   std::vector<Datum> inputs;
   inputs.reserve(step.inputs.size());
-  for (const int slot : step.inputs) {
-    OF_ASSIGN(Datum datum, take(plan, frame, slot));
+  for (std::size_t i = 0; i < step.inputs.size(); ++i) {
+    OF_ASSIGN(Datum datum, take(plan, frame, step.inputs[i]));
+    if (step.last_read[i]) frame[static_cast<std::size_t>(step.inputs[i])] = Datum();
     inputs.push_back(std::move(datum));
   }
   try {

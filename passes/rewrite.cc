@@ -51,6 +51,15 @@ void erase_with_dead_inputs(Graph& graph, Node& node) {
   }
 }
 
+void erase_if_unused(Graph& graph, Value& value) {
+  if (value.erased() || value.graph() != &graph || value.is_graph_input() || !value.uses().empty()) return;
+  if (value.producer() == nullptr) {
+    graph.erase(value);
+  } else if (dead(*value.producer())) {
+    erase_with_dead_inputs(graph, *value.producer());
+  }
+}
+
 Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint) {
   return graph.add_initializer(std::string(hint), std::move(tensor));
 }

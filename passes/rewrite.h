@@ -12,6 +12,8 @@ namespace onnxfold {
 
 // Erases `node` and then, transitively, producers and initializers in its graph that only it used.
 void erase_with_dead_inputs(Graph& graph, Node& node);
+// Erases `value` and what only it needed, when nothing reads it: an initializer of `graph`, or the node that makes it.
+void erase_if_unused(Graph& graph, Value& value);
 // Adds an initializer next to its kind; `hint` is made unique.
 Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint);
 // Makes `replacement` stand for output 0 of `node` and erases the node. When the public name forbids it (an input or

@@ -1,10 +1,10 @@
 // f(constants) => constant.
 //
-// Every node of the standard domain whose inputs are all constant is run by the executor in float64 and its result, rounded
-// once, becomes an initializer (a Constant node where it is a graph output). Left alone: operators that are not
-// deterministic or hold subgraphs, DequantizeLinear and its kin (folding would undo a compression), and results more than
-// max-growth bytes larger than their inputs. What the executor cannot run is left with a remark.
-// Rounding: the folded value has passed through its own element type, as it would at run time.
+// Every node of the standard domain whose inputs are all constant is run by the executor in float64 and its result,
+// rounded once, becomes an initializer (a Constant node where it is a graph output). Left alone: operators that are not
+// deterministic or hold subgraphs, DequantizeLinear and its kin (folding would undo a compression), and results more
+// than max-growth bytes larger than their inputs. What the executor cannot run is left with a remark. Rounding: the
+// folded value has passed through its own element type, as it would at run time.
 #include <fmt/format.h>
 
 #include <limits>
@@ -50,8 +50,8 @@ std::optional<std::int64_t> result_bytes(const Node& node) {
 
 // Operators whose result may be larger than their inputs by any factor: without a static type they are not run.
 bool may_explode(const Node& node) {
-  for (const std::string_view op :
-       {"Expand", "Tile", "Range", "Resize", "Upsample", "OneHot", "Pad", "EyeLike", "MatMul", "Gemm", "Einsum", "Conv"}) {
+  for (const std::string_view op : {"Expand", "Tile", "Range", "Resize", "Upsample", "OneHot", "Pad", "EyeLike",
+                                    "MatMul", "Gemm", "Einsum", "Conv"}) {
     if (node.is(op)) return true;
   }
   return false;
@@ -106,8 +106,8 @@ class FoldConstants final : public Pass {
     const std::optional<std::int64_t> result = result_bytes(node);
     if (!result && may_explode(node)) return false;
     if (!result || *result - inputs <= max_growth_) return true;
-    context.skipped(node.label(), fmt::format("folding would add {} bytes, more than max-growth {}", *result - inputs,
-                                              max_growth_));
+    context.skipped(node.label(),
+                    fmt::format("folding would add {} bytes, more than max-growth {}", *result - inputs, max_growth_));
     return false;
   }
 

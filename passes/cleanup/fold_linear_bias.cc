@@ -1,8 +1,7 @@
 // Add(L(x, W, b), c) => L(x, W, b + c)   L: Conv, ConvTranspose, Gemm; Sub(., c) => b - c
 //
-// c is constant, one number or one per output channel; the result of L has no other reader; the bias, if any, is constant.
-// The sum of two biases is made in double and rounded once.
-// Rounding.
+// c is constant, one number or one per output channel; the result of L has no other reader; the bias, if any, is
+// constant. The sum of two biases is made in double and rounded once. Rounding.
 #include <cmath>
 
 #include "passes/cleanup/linear_weights.h"

@@ -1,8 +1,7 @@
 // Mul(L(x, W, b), s) => L(x, W s, b s)   L: Conv, ConvTranspose, Gemm, MatMul; Div(., s) => W / s
 //
-// s is constant, one number or one per output channel; the result and the weight of L have no other reader; the bias, if
-// any, is constant. Computed in double and rounded once. Not for s with zeros under Div.
-// Rounding.
+// s is constant, one number or one per output channel; the result and the weight of L have no other reader; the bias,
+// if any, is constant. Computed in double and rounded once. Not for s with zeros under Div. Rounding.
 #include <cmath>
 
 #include "passes/cleanup/linear_weights.h"

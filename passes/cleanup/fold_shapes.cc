@@ -1,12 +1,12 @@
 // Shape, Gather, Slice, Concat, Unsqueeze, Cast and integer arithmetic on dimensions => what is known of the result:
 //   all elements known                          => constant
 //   dimensions [a, b) of one value              => Shape<start = a, end = b>(value), opset 15
-//   Reshape(x, computed)                        => Reshape(x, constant)   with 0 where x has that dimension at that place
-//   Expand(x, computed)                         => Expand(x, constant)    with 1 where x has that dimension already
+//   Reshape(x, computed)                        => Reshape(x, constant)   with 0 where x has that dimension at that
+//   place Expand(x, computed)                         => Expand(x, constant)    with 1 where x has that dimension
+//   already
 //
-// A dimension with the same symbol is taken to be the same number, as ONNX says. A -1 is written only where all other entries
-// are known positive numbers, so that empty tensors keep working. Needs inferred types.
-// Exact.
+// A dimension with the same symbol is taken to be the same number, as ONNX says. A -1 is written only where all other
+// entries are known positive numbers, so that empty tensors keep working. Needs inferred types. Exact.
 #include <algorithm>
 #include <map>
 
@@ -155,8 +155,8 @@ class FoldShapes final : public Pass {
         target.push_back(-1);
       }
     }
-    // A computed entry may itself turn out as 0 or -1 (a copy or an inference) unless it is a product of dimensions; only
-    // a -1 that stands alone among known positive numbers is the same in every case.
+    // A computed entry may itself turn out as 0 or -1 (a copy or an inference) unless it is a product of dimensions;
+    // only a -1 that stands alone among known positive numbers is the same in every case.
     if (infers && (stated || !positive)) return std::nullopt;
     return target;
   }

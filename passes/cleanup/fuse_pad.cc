@@ -1,9 +1,9 @@
 // Conv(Pad(x, p), W) => Conv<pads + p>(x, W)
 // AveragePool(Pad(x, p)) => AveragePool<pads + p, count_include_pad = 1>(x)
 //
-// Pad of constant zeros, along spatial axes only and not negative; it has no other reader. auto_pad is NOTSET (or VALID). An
-// AveragePool must have no pads of its own or count them, not round its size up, and have a kernel larger than the pads.
-// Exact.
+// Pad of constant zeros, along spatial axes only and not negative; it has no other reader. auto_pad is NOTSET (or
+// VALID). An AveragePool must have no pads of its own or count them, not round its size up, and have a kernel larger
+// than the pads. Exact.
 #include <algorithm>
 
 #include "passes/cleanup/shapes.h"

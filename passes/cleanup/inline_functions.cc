@@ -1,8 +1,8 @@
 // f(x) => the body of the model-local function f
 //
-// Calls inside calls are followed until none is left. A function that imports another opset of a domain than the model does
-// stays, with a remark: its body would mean something else there. Domains that only functions import are added to the model.
-// Exact.
+// Calls inside calls are followed until none is left. A function that imports another opset of a domain than the model
+// does stays, with a remark: its body would mean something else there. Domains that only functions import are added to
+// the model. Exact.
 #include "ir/instantiate.h"
 #include "passes/cleanup/inline_graph.h"
 #include "passes/pass.h"

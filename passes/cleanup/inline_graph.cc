@@ -68,8 +68,8 @@ void replace_by(Graph& graph, Node& node, const std::vector<Value*>& results) {
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i] == nullptr || outputs[i]->uses().empty() || i >= results.size() || results[i] == nullptr) continue;
     Value* result = results[i];
-    const bool direct = !outputs[i]->is_graph_output() || (result->graph() == &graph && result->producer() != nullptr &&
-                                                           !result->is_graph_output());
+    const bool direct = !outputs[i]->is_graph_output() ||
+                        (result->graph() == &graph && result->producer() != nullptr && !result->is_graph_output());
     if (!direct || !graph.can_replace(*outputs[i], *result)) {
       result = graph
                    .insert({.op_type = "Identity",

@@ -10,9 +10,9 @@ namespace onnxfold {
 
 using ValueMap = std::unordered_map<const Value*, Value*>;
 
-// Copies initializers and nodes of `body` into `target` before `before`. `map` says what stands for the body's inputs (null:
-// omitted) and is extended by every copied value; values of enclosing graphs stand for themselves. Names are made unique.
-// Returns what stands for the body's outputs.
+// Copies initializers and nodes of `body` into `target` before `before`. `map` says what stands for the body's inputs
+// (null: omitted) and is extended by every copied value; values of enclosing graphs stand for themselves. Names are
+// made unique. Returns what stands for the body's outputs.
 std::vector<Value*> inline_graph(Graph& target, const Graph& body, Node& before, ValueMap& map);
 
 // Makes `results` stand for the outputs of `node` (through Identity nodes where a public name needs one) and erases it.

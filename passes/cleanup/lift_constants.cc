@@ -1,8 +1,7 @@
 // Constant => initializer.
 //
-// The value keeps its name. A Constant that makes a graph output stays: some consumers refuse initializers there. A Constant
-// with a sparse value stays too.
-// Exact.
+// The value keeps its name. A Constant that makes a graph output stays: some consumers refuse initializers there. A
+// Constant with a sparse value stays too. Exact.
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 

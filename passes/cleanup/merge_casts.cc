@@ -1,7 +1,7 @@
 // Cast(Cast(x, A), B) => Cast(x, B)   or x, when x already has type B.
 //
-// A must hold every value of x's type exactly, and B must be a number type. An inner Cast with other readers stays for them.
-// Exact.
+// A must hold every value of x's type exactly, and B must be a number type. An inner Cast with other readers stays for
+// them. Exact.
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 

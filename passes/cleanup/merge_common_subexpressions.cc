@@ -1,9 +1,8 @@
 // a = f(x), b = f(x) => a = f(x), b := a
 //
 // Two nodes are one when operator, inputs and attributes are equal. Add, Mul, And, Or, Xor, Equal, Max and Min of two
-// operands do not mind their order. Not merged: operators that are not deterministic, nodes with subgraphs, and two public
-// results (each keeps its own name).
-// Exact. One walk in topological order with a hash table.
+// operands do not mind their order. Not merged: operators that are not deterministic, nodes with subgraphs, and two
+// public results (each keeps its own name). Exact. One walk in topological order with a hash table.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -39,6 +38,7 @@ void append(std::string& key, const Tensor& value) {
   }
 }
 template <typename T>
+  requires requires(std::string& key, const T& value) { append(key, value); }
 void append(std::string& key, const std::vector<T>& values) {
   append_bytes(key, values.size());
   for (const T& value : values) append(key, value);
@@ -89,7 +89,8 @@ class MergeCommonSubexpressions final : public Pass {
     bool changed = false;
     std::unordered_map<std::string, Node*> first;
     for (Node* node : graph.nodes()) {
-      if (node->outputs().empty() || !node->subgraphs().empty() || !node->opaque.empty() || !deterministic(*node)) continue;
+      if (node->outputs().empty() || !node->subgraphs().empty() || !node->opaque.empty() || !deterministic(*node))
+        continue;
       std::string key = key_of(*node);
       if (key.empty()) continue;
       const auto [found, fresh] = first.emplace(std::move(key), node);

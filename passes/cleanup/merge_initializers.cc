@@ -1,8 +1,8 @@
 // Two initializers of equal type, shape and bytes => one.
 //
-// Constant nodes take part once lift-constants has made initializers of them. Not merged: initializers that a graph input
-// can override, public ones, ones with quantization annotations, deferred tensors (their bytes do not exist yet), strings.
-// Exact. Linear: only tensors that share type, shape and their first and last bytes are hashed.
+// Constant nodes take part once lift-constants has made initializers of them. Not merged: initializers that a graph
+// input can override, public ones, ones with quantization annotations, deferred tensors (their bytes do not exist yet),
+// strings. Exact. Linear: only tensors that share type, shape and their first and last bytes are hashed.
 #include <algorithm>
 #include <cstring>
 #include <unordered_map>

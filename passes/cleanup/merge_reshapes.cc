@@ -2,10 +2,9 @@
 //         => x                    when the result has x's shape
 // Unsqueeze(Unsqueeze(x, a), b) => Unsqueeze(x, a + b), Squeeze likewise, when no target can be stated.
 //
-// f has no other reader unless the pair cancels. The target is a constant: known dimensions as numbers, 0 where the result has
-// x's dimension at the same place, at most one -1 (see reshape_target). A Reshape whose own target is constant keeps it
-// when that has no 0 entries.
-// Exact.
+// f has no other reader unless the pair cancels. The target is a constant: known dimensions as numbers, 0 where the
+// result has x's dimension at the same place, at most one -1 (see reshape_target). A Reshape whose own target is
+// constant keeps it when that has no 0 entries. Exact.
 #include <algorithm>
 
 #include "passes/cleanup/shapes.h"
@@ -33,8 +32,8 @@ std::optional<std::vector<std::int64_t>> merged_target(const Node& outer, const 
 }
 
 // Where the new axes of both Unsqueezes lie in the final shape; `inner` counts in the middle shape.
-std::vector<std::int64_t> united_unsqueeze(const std::vector<std::int64_t>& inner, const std::vector<std::int64_t>& outer,
-                                           std::int64_t final_rank) {
+std::vector<std::int64_t> united_unsqueeze(const std::vector<std::int64_t>& inner,
+                                           const std::vector<std::int64_t>& outer, std::int64_t final_rank) {
   std::vector<std::int64_t> united;
   std::int64_t middle = 0;
   for (std::int64_t axis = 0; axis < final_rank; ++axis) {
@@ -64,8 +63,8 @@ void set_axes(Graph& graph, Node& node, const std::vector<std::int64_t>& axes) {
     node.set_attribute("axes", axes);
     return;
   }
-  graph.set_input(node, 1,
-                  add_constant(graph, Tensor::of<std::int64_t>({static_cast<std::int64_t>(axes.size())}, axes), "axes"));
+  graph.set_input(
+      node, 1, add_constant(graph, Tensor::of<std::int64_t>({static_cast<std::int64_t>(axes.size())}, axes), "axes"));
 }
 
 // Both Squeeze or both Unsqueeze with stated axes.
@@ -82,8 +81,8 @@ bool merge_axes(Graph& graph, Node& inner, Node& outer) {
   const auto inner_axes = normalized_axes(*inner_stated, grows ? middle_rank : *rank);
   const auto outer_axes = normalized_axes(*outer_stated, grows ? final_rank : middle_rank);
   if (!inner_axes || !outer_axes) return false;
-  const auto united = grows ? united_unsqueeze(*inner_axes, *outer_axes, final_rank)
-                            : united_squeeze(*inner_axes, *outer_axes, *rank);
+  const auto united =
+      grows ? united_unsqueeze(*inner_axes, *outer_axes, final_rank) : united_squeeze(*inner_axes, *outer_axes, *rank);
   graph.set_input(outer, 0, inner.input(0));
   set_axes(graph, outer, united);
   erase_with_dead_inputs(graph, inner);
@@ -93,7 +92,8 @@ bool merge_axes(Graph& graph, Node& inner, Node& outer) {
 bool merge(Graph& graph, Node& outer) {
   Value* middle = outer.input(0);
   Node* inner = middle == nullptr ? nullptr : middle->producer();
-  if (inner == nullptr || inner->graph() != &graph || !only_changes_shape(*inner) || inner->input(0) == nullptr) return false;
+  if (inner == nullptr || inner->graph() != &graph || !only_changes_shape(*inner) || inner->input(0) == nullptr)
+    return false;
   Value& source = *inner->input(0);
   if (same_shape(source, *outer.output(), /*equal_counts=*/true)) return replace_and_erase(graph, outer, source);
   if (sole_consumer(middle) == nullptr) return false;
@@ -102,7 +102,9 @@ bool merge(Graph& graph, Node& outer) {
   if (has_target_input(outer)) {
     graph.set_input(outer, 0, &source);
     if (int_constants(outer.input(1)) != target) {
-      graph.set_input(outer, 1, add_constant(graph, Tensor::of<std::int64_t>({static_cast<std::int64_t>(target->size())}, *target), "shape"));
+      graph.set_input(
+          outer, 1,
+          add_constant(graph, Tensor::of<std::int64_t>({static_cast<std::int64_t>(target->size())}, *target), "shape"));
     }
     erase_with_dead_inputs(graph, *inner);
     return true;
@@ -124,7 +126,8 @@ class MergeReshapes final : public Pass {
   Result<bool> run(Graph& graph, PassContext&) override {
     bool changed = false;
     for (Node* node : graph.nodes()) {
-      while (!node->erased() && node->domain().empty() && only_changes_shape(*node) && merge(graph, *node)) changed = true;
+      while (!node->erased() && node->domain().empty() && only_changes_shape(*node) && merge(graph, *node))
+        changed = true;
     }
     return changed;
   }

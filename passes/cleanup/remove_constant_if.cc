@@ -17,7 +17,8 @@ class RemoveConstantIf final : public Pass {
       if (condition == nullptr || condition->size() != 1 || condition->dtype() != DType::kBool) continue;
       OF_ASSIGN(const std::vector<std::int64_t> flag, to_int64s(*condition));
       const Graph* branch = node->attr_graph(flag[0] != 0 ? "then_branch" : "else_branch");
-      if (branch == nullptr || branch->outputs().size() != node->outputs().size() || !branch->inputs().empty()) continue;
+      if (branch == nullptr || branch->outputs().size() != node->outputs().size() || !branch->inputs().empty())
+        continue;
       if (has_sparse(*branch)) continue;
       ValueMap map;
       const std::vector<Value*> results = inline_graph(graph, *branch, *node, map);

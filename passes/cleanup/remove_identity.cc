@@ -1,10 +1,9 @@
 // Op(x) => x   where Op gives back its input unchanged.
 //
-// Identity; Dropout in inference; Cast and CastLike to the type x has; Reshape, Flatten, Squeeze, Unsqueeze and Expand to
-// the shape x has; Transpose in order; Slice of everything; Pad by nothing; Tile by ones; Concat, Sum, Min, Max, Mean and
-// Split of one; Where with a condition that is constant and does not broadcast. An Identity that keeps a public name alive
-// (from a graph input or constant to a graph output) stays.
-// Exact.
+// Identity; Dropout in inference; Cast and CastLike to the type x has; Reshape, Flatten, Squeeze, Unsqueeze and Expand
+// to the shape x has; Transpose in order; Slice of everything; Pad by nothing; Tile by ones; Concat, Sum, Min, Max,
+// Mean and Split of one; Where with a condition that is constant and does not broadcast. An Identity that keeps a
+// public name alive (from a graph input or constant to a graph output) stays. Exact.
 #include <algorithm>
 #include <limits>
 
@@ -82,7 +81,8 @@ Value* selected_branch(const Node& node) {
   if (condition == nullptr || condition->dtype() != DType::kBool || condition->nbytes() > (1 << 20)) return nullptr;
   const auto flags = to_int64s(*condition);
   if (!flags || flags->empty()) return nullptr;
-  if (std::any_of(flags->begin(), flags->end(), [&](std::int64_t flag) { return flag != flags->front(); })) return nullptr;
+  if (std::any_of(flags->begin(), flags->end(), [&](std::int64_t flag) { return flag != flags->front(); }))
+    return nullptr;
   Value* branch = node.input(flags->front() != 0 ? 1 : 2);
   return branch != nullptr && same_shape(*branch, *node.output()) ? branch : nullptr;
 }

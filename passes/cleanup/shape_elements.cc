@@ -16,8 +16,8 @@ bool is_shape_type(DType dtype) { return dtype == DType::kInt64 || dtype == DTyp
 
 // `number` as the type holds it; nullopt when it does not fit.
 std::optional<Element> number_in(DType dtype, __int128 number) {
-  if (dtype == DType::kInt32 && (number > std::numeric_limits<std::int32_t>::max() ||
-                                 number < std::numeric_limits<std::int32_t>::min())) {
+  if (dtype == DType::kInt32 &&
+      (number > std::numeric_limits<std::int32_t>::max() || number < std::numeric_limits<std::int32_t>::min())) {
     return std::nullopt;
   }
   if (number > std::numeric_limits<std::int64_t>::max() || number < std::numeric_limits<std::int64_t>::min()) {
@@ -26,9 +26,7 @@ std::optional<Element> number_in(DType dtype, __int128 number) {
   return Element::of(static_cast<std::int64_t>(number));
 }
 
-std::string text_of(const Element& element) {
-  return element.number ? std::to_string(*element.number) : element.name;
-}
+std::string text_of(const Element& element) { return element.number ? std::to_string(*element.number) : element.name; }
 
 // a op b when one side is neutral.
 std::optional<Element> neutral(const std::string& op, const Element& a, const Element& b) {
@@ -152,7 +150,9 @@ std::optional<Elements> ShapeElements::shape(const Node& node) const {
   const Value* input = node.input(0);
   if (input == nullptr || !input->type().is_tensor() || !input->type().shape) return std::nullopt;
   const auto rank = static_cast<std::int64_t>(input->type().shape->size());
-  const auto clamp = [&](std::int64_t axis) { return std::clamp<std::int64_t>(axis < 0 ? axis + rank : axis, 0, rank); };
+  const auto clamp = [&](std::int64_t axis) {
+    return std::clamp<std::int64_t>(axis < 0 ? axis + rank : axis, 0, rank);
+  };
   const std::int64_t start = clamp(node.attr_int("start", 0)), end = clamp(node.attr_int("end", rank));
   Elements result;
   for (std::int64_t axis = start; axis < end; ++axis) {
@@ -221,7 +221,8 @@ std::optional<Elements> ShapeElements::arithmetic(const Node& node) {
 }
 
 std::optional<Elements> ShapeElements::where(const Node& node) {
-  if (find(node.input(0)) == nullptr || find(node.input(1)) == nullptr || find(node.input(2)) == nullptr) return std::nullopt;
+  if (find(node.input(0)) == nullptr || find(node.input(1)) == nullptr || find(node.input(2)) == nullptr)
+    return std::nullopt;
   const Elements condition = *find(node.input(0)), yes = *find(node.input(1)), no = *find(node.input(2));
   const std::size_t count = std::max({condition.items.size(), yes.items.size(), no.items.size()});
   Elements result;

@@ -1,0 +1,44 @@
+// Activation: an element-wise nonlinearity, as one operator or as the chain that exporters write.
+//
+// Chains recognised: exact GELU x * 0.5 * (1 + Erf(x / sqrt 2)) in every factor order, tanh GELU
+// 0.5 x (1 + Tanh(sqrt(2/pi) (x + 0.044715 x^3))), quick GELU x * Sigmoid(1.702 x), SiLU x * Sigmoid(x), Mish,
+// HardSwish.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "ir/graph.h"
+
+namespace onnxfold {
+
+struct Activation {
+  enum class Kind {
+    kRelu,
+    kGelu,
+    kGeluTanh,
+    kQuickGelu,
+    kSilu,
+    kMish,
+    kHardSwish,
+    kSigmoid,
+    kTanh,
+    kElu,
+    kLeakyRelu,
+    kSquaredRelu
+  };
+
+  Kind kind = Kind::kRelu;
+  Value* input = nullptr;
+  Value* output = nullptr;
+  bool fused = false;        // one operator
+  std::vector<Node*> nodes;  // in topological order
+};
+
+std::string_view name(Activation::Kind kind);
+// The activation that makes `value`, or none. Inner values must have no other readers.
+std::optional<Activation> activation_making(const Value* value);
+// All of a graph that are not part of a larger one, in topological order of their last nodes.
+std::vector<Activation> find_activations(const Graph& graph);
+
+}  // namespace onnxfold

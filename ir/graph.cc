@@ -168,6 +168,20 @@ Result<Value*> Graph::add_value_exact(std::string value_name, Type type) {
   return new_value(std::move(value_name), std::move(type));
 }
 
+Result<Value*> Graph::add_input_exact(std::string value_name, Type type) {
+  OF_ASSIGN(Value * value, add_value_exact(std::move(value_name), std::move(type)));
+  value->is_input_ = true;
+  inputs_.push_back(value);
+  return value;
+}
+
+Result<Value*> Graph::add_initializer_exact(std::string value_name, Tensor tensor) {
+  Type type = Type::tensor(tensor.dtype(), tensor.dims());
+  OF_ASSIGN(Value * value, add_value_exact(std::move(value_name), std::move(type)));
+  value->initializer_ = std::move(tensor);
+  return value;
+}
+
 // ---- use lists ----
 
 void Graph::attach(Value& value, Use use) { value.uses_.push_back(use); }
@@ -193,9 +207,9 @@ Value* Graph::add_initializer(std::string name_hint, Tensor tensor) {
   return value;
 }
 
-Value* Graph::add_sparse_initializer(std::string value_name, SparseTensor tensor) {
+Result<Value*> Graph::add_sparse_initializer(std::string value_name, SparseTensor tensor) {
   Type type = Type::tensor(tensor.values.dtype(), tensor.dims);
-  Value* value = new_value(unique_name(value_name), std::move(type));
+  OF_ASSIGN(Value * value, add_value_exact(std::move(value_name), std::move(type)));
   value->sparse_ = std::make_unique<SparseTensor>(std::move(tensor));
   return value;
 }

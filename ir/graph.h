@@ -198,7 +198,7 @@ class Graph {
   // ---- building ----
   Value* add_input(std::string name, Type type);
   Value* add_initializer(std::string name_hint, Tensor tensor);
-  Value* add_sparse_initializer(std::string name, SparseTensor tensor);
+  Result<Value*> add_sparse_initializer(std::string name, SparseTensor tensor);  // exact name, as add_value_exact
   // Attaches the overriding default to a graph input that an initializer of the same name declares.
   void set_input_default(Value& input, Tensor tensor);
   // Drops an input (unused, or kept alive as plain initializer when it has a default). For interface-changing passes.
@@ -211,6 +211,8 @@ class Graph {
   std::string unique_name(std::string_view hint);
   // Exact-name construction for the importer: corrupt when the name is taken in this graph.
   Result<Value*> add_value_exact(std::string name, Type type);
+  Result<Value*> add_input_exact(std::string name, Type type);
+  Result<Value*> add_initializer_exact(std::string name, Tensor tensor);
   Result<Node*> insert_exact(NodeSpec spec,
                              std::vector<Value*> outputs);  // outputs made by add_value_exact; null: omitted
   // Restores topological order, stable where order is already right. Errors: corrupt "cycle through node ...".

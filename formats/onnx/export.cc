@@ -1,0 +1,340 @@
+// Model -> ModelProto.
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "formats/onnx/proto.h"
+
+namespace onnxfold::onnx_proto {
+namespace {
+
+template <typename Entries>
+void export_metadata(const Metadata& metadata, Entries* entries) {
+  for (const auto& [key, value] : metadata) {
+    auto* entry = entries->Add();
+    entry->set_key(key);
+    entry->set_value(value);
+  }
+}
+
+void export_shape(const std::vector<Dim>& shape, onnx::TensorShapeProto& proto) {
+  for (const Dim& dim : shape) {
+    auto* made = proto.add_dim();
+    if (dim.value) made->set_dim_value(*dim.value);
+    if (!dim.symbol.empty() && !dim.value) made->set_dim_param(dim.symbol);
+    if (!dim.denotation.empty()) made->set_denotation(dim.denotation);
+  }
+}
+
+void export_info(const Value& value, onnx::ValueInfoProto& proto) {
+  proto.set_name(value.name());
+  if (value.type().kind != Type::Kind::kNone) export_type(value.type(), *proto.mutable_type());
+  if (!value.doc_string.empty()) proto.set_doc_string(value.doc_string);
+  export_metadata(value.metadata, proto.mutable_metadata_props());
+}
+
+class Exporter {
+ public:
+  Exporter(const TensorExporter& data, const HoistConstant& hoist) : data_(data), hoist_(hoist) {}
+
+  Status graph(const Graph& graph, onnx::GraphProto& proto);
+  Status node(const Node& node, onnx::NodeProto& proto);
+  Status attribute(const Attribute& attribute, onnx::AttributeProto& proto);
+
+ private:
+  Status initializer(const Value& value, const Tensor& tensor, onnx::GraphProto& proto);
+  Status sparse(const SparseTensor& tensor, onnx::SparseTensorProto& proto);
+  bool hoisted(const Node& node) const {
+    return hoist_ && node.is("Constant") && node.output() != nullptr && node.output()->constant() != nullptr &&
+           hoist_(*node.output()->constant());
+  }
+
+  const TensorExporter& data_;
+  const HoistConstant& hoist_;
+};
+
+Status Exporter::sparse(const SparseTensor& tensor, onnx::SparseTensorProto& proto) {
+  for (const std::int64_t dim : tensor.dims) proto.add_dims(dim);
+  OF_TRY(export_tensor(tensor.values, tensor.values_name, data_, *proto.mutable_values()));
+  return export_tensor(tensor.indices, tensor.indices_name, data_, *proto.mutable_indices());
+}
+
+Status Exporter::initializer(const Value& value, const Tensor& tensor, onnx::GraphProto& proto) {
+  auto* made = proto.add_initializer();
+  OF_TRY(export_tensor(tensor, value.name(), data_, *made));
+  if (!value.is_graph_input()) {
+    if (!value.doc_string.empty()) made->set_doc_string(value.doc_string);
+    export_metadata(value.metadata, made->mutable_metadata_props());
+  }
+  return {};
+}
+
+bool worth_describing(const Value& value) {
+  return value.type().kind != Type::Kind::kNone || !value.doc_string.empty() || !value.metadata.empty();
+}
+
+Status Exporter::graph(const Graph& graph, onnx::GraphProto& proto) {
+  proto.set_name(graph.name);
+  if (!graph.doc_string.empty()) proto.set_doc_string(graph.doc_string);
+  export_metadata(graph.metadata, proto.mutable_metadata_props());
+  for (const Value* input : graph.inputs()) export_info(*input, *proto.add_input());
+  for (const Value* output : graph.outputs()) export_info(*output, *proto.add_output());
+  for (const Node* each : graph.nodes()) {
+    if (hoisted(*each)) {
+      OF_TRY(initializer(*each->output(), *each->output()->constant(), proto));
+    } else {
+      OF_TRY(node(*each, *proto.add_node()));
+    }
+  }
+  for (const Value* value : graph.values()) {
+    if (const Tensor* tensor = value->initializer()) {
+      OF_TRY(initializer(*value, *tensor, proto));
+    } else if (const SparseTensor* tensor_sparse = value->sparse_initializer()) {
+      OF_TRY(sparse(*tensor_sparse, *proto.add_sparse_initializer()));
+    } else if (value->producer() != nullptr && !value->is_graph_output() && !hoisted(*value->producer()) &&
+               worth_describing(*value)) {
+      export_info(*value, *proto.add_value_info());
+    }
+    if (!value->quantization.empty()) {
+      auto* annotation = proto.add_quantization_annotation();
+      annotation->set_tensor_name(value->name());
+      export_metadata(value->quantization, annotation->mutable_quant_parameter_tensor_names());
+    }
+  }
+  return {};
+}
+
+Status Exporter::node(const Node& node, onnx::NodeProto& proto) {
+  if (!node.opaque.empty()) proto.ParseFromString(node.opaque);
+  proto.set_op_type(node.op_type());
+  if (!node.domain().empty()) proto.set_domain(node.domain());
+  if (!node.name.empty()) proto.set_name(node.name);
+  if (!node.overload.empty()) proto.set_overload(node.overload);
+  if (!node.doc_string.empty()) proto.set_doc_string(node.doc_string);
+  export_metadata(node.metadata, proto.mutable_metadata_props());
+  for (const Value* input : node.inputs()) proto.add_input(input != nullptr ? input->name() : "");
+  for (const Value* output : node.outputs()) proto.add_output(output != nullptr ? output->name() : "");
+  for (const Attribute& each : node.attributes()) OF_TRY(attribute(each, *proto.add_attribute()));
+  return {};
+}
+
+Status Exporter::attribute(const Attribute& attribute, onnx::AttributeProto& proto) {
+  proto.set_name(attribute.name);
+  if (!attribute.doc_string.empty()) proto.set_doc_string(attribute.doc_string);
+  const auto kind = [&proto](onnx::AttributeProto::AttributeType type) { proto.set_type(type); };
+  return std::visit(
+      [&](const auto& held) -> Status {
+        using T = std::decay_t<decltype(held)>;
+        if constexpr (std::is_same_v<T, float>) {
+          kind(onnx::AttributeProto::FLOAT);
+          proto.set_f(held);
+        } else if constexpr (std::is_same_v<T, std::int64_t>) {
+          kind(onnx::AttributeProto::INT);
+          proto.set_i(held);
+        } else if constexpr (std::is_same_v<T, std::string>) {
+          kind(onnx::AttributeProto::STRING);
+          proto.set_s(held);
+        } else if constexpr (std::is_same_v<T, Tensor>) {
+          kind(onnx::AttributeProto::TENSOR);
+          return export_tensor(held, attribute.tensor_name, data_, *proto.mutable_t());
+        } else if constexpr (std::is_same_v<T, std::unique_ptr<Graph>>) {
+          kind(onnx::AttributeProto::GRAPH);
+          return graph(*held, *proto.mutable_g());
+        } else if constexpr (std::is_same_v<T, SparseTensor>) {
+          kind(onnx::AttributeProto::SPARSE_TENSOR);
+          return sparse(held, *proto.mutable_sparse_tensor());
+        } else if constexpr (std::is_same_v<T, Type>) {
+          kind(onnx::AttributeProto::TYPE_PROTO);
+          export_type(held, *proto.mutable_tp());
+        } else if constexpr (std::is_same_v<T, AttributeReference>) {
+          proto.set_ref_attr_name(held.name);
+          kind(static_cast<onnx::AttributeProto::AttributeType>(held.type));
+        } else if constexpr (std::is_same_v<T, std::vector<float>>) {
+          kind(onnx::AttributeProto::FLOATS);
+          proto.mutable_floats()->Add(held.begin(), held.end());
+        } else if constexpr (std::is_same_v<T, std::vector<std::int64_t>>) {
+          kind(onnx::AttributeProto::INTS);
+          proto.mutable_ints()->Add(held.begin(), held.end());
+        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          kind(onnx::AttributeProto::STRINGS);
+          for (const std::string& each : held) proto.add_strings(each);
+        } else if constexpr (std::is_same_v<T, std::vector<Tensor>>) {
+          kind(onnx::AttributeProto::TENSORS);
+          for (const Tensor& each : held) OF_TRY(export_tensor(each, "", data_, *proto.add_tensors()));
+        } else if constexpr (std::is_same_v<T, std::vector<std::unique_ptr<Graph>>>) {
+          kind(onnx::AttributeProto::GRAPHS);
+          for (const auto& each : held) OF_TRY(graph(*each, *proto.add_graphs()));
+        } else if constexpr (std::is_same_v<T, std::vector<SparseTensor>>) {
+          kind(onnx::AttributeProto::SPARSE_TENSORS);
+          for (const SparseTensor& each : held) OF_TRY(sparse(each, *proto.add_sparse_tensors()));
+        } else {
+          kind(onnx::AttributeProto::TYPE_PROTOS);
+          for (const Type& each : held) export_type(each, *proto.add_type_protos());
+        }
+        return {};
+      },
+      attribute.value);
+}
+
+Status export_function(const Function& function, Exporter& exporter, onnx::FunctionProto& proto) {
+  proto.set_domain(function.domain);
+  proto.set_name(function.name);
+  if (!function.overload.empty()) proto.set_overload(function.overload);
+  if (!function.doc_string.empty()) proto.set_doc_string(function.doc_string);
+  for (const std::string& name : function.attributes) proto.add_attribute(name);
+  for (const Attribute& each : function.defaults) OF_TRY(exporter.attribute(each, *proto.add_attribute_proto()));
+  for (const auto& [domain, version] : function.opset_imports) {
+    auto* import = proto.add_opset_import();
+    import->set_domain(domain);
+    import->set_version(version);
+  }
+  export_metadata(function.metadata, proto.mutable_metadata_props());
+  const Graph& body = *function.body;
+  for (const Value* input : body.inputs()) proto.add_input(input->name());
+  for (const Value* output : body.outputs()) proto.add_output(output->name());
+  for (const Node* node : body.nodes()) OF_TRY(exporter.node(*node, *proto.add_node()));
+  for (const Value* value : body.values()) {
+    if (worth_describing(*value)) export_info(*value, *proto.add_value_info());
+  }
+  return {};
+}
+
+// The IR version that the element types and constructs of the content need (onnx IR.md, "Versions").
+struct Needs {
+  std::int64_t ir_version = 3;
+  std::set<std::string> domains;
+
+  void type(DType dtype) {
+    const auto at_least = [this](std::int64_t version) { ir_version = std::max(ir_version, version); };
+    switch (dtype) {
+      case DType::kFloat8E4M3FN:
+      case DType::kFloat8E4M3FNUZ:
+      case DType::kFloat8E5M2:
+      case DType::kFloat8E5M2FNUZ:
+        return at_least(9);
+      case DType::kInt4:
+      case DType::kUint4:
+        return at_least(10);
+      case DType::kFloat4E2M1:
+        return at_least(11);
+      case DType::kFloat8E8M0:
+        return at_least(12);
+      case DType::kInt2:
+      case DType::kUint2:
+        return at_least(13);
+      default:
+        return;
+    }
+  }
+
+  void graph(const Graph& graph) {
+    for (const Value* value : graph.values()) {
+      if (value->type().is_tensor()) type(value->type().dtype);
+      const bool plain_initializer = value->initializer() != nullptr && !value->is_graph_input();
+      if (plain_initializer) ir_version = std::max<std::int64_t>(ir_version, 4);
+      if (value->sparse_initializer() != nullptr) ir_version = std::max<std::int64_t>(ir_version, 5);
+      if (!value->quantization.empty()) ir_version = std::max<std::int64_t>(ir_version, 5);
+    }
+    for (const Node* node : graph.nodes()) {
+      domains.insert(node->domain());
+      for (const Graph* inner : node->subgraphs()) this->graph(*inner);
+    }
+  }
+};
+
+}  // namespace
+
+Status export_inline(const Tensor& tensor, onnx::TensorProto& proto) {
+  if (tensor.dtype() == DType::kString) {
+    for (const std::string& text : tensor.string_data()) proto.add_string_data(text);
+    return {};
+  }
+  OF_ASSIGN(const Bytes bytes, tensor.bytes());
+  proto.set_raw_data(bytes.data(), bytes.size());
+  return {};
+}
+
+TensorExporter export_small(std::int64_t limit) {
+  return [limit](const Tensor& tensor, onnx::TensorProto& proto) -> Status {
+    if (tensor.dtype() == DType::kString || tensor.nbytes() <= limit) return export_inline(tensor, proto);
+    proto.set_data_location(onnx::TensorProto::EXTERNAL);
+    return {};
+  };
+}
+
+Status export_tensor(const Tensor& tensor, const std::string& name, const TensorExporter& data,
+                     onnx::TensorProto& proto) {
+  if (!name.empty()) proto.set_name(name);
+  proto.set_data_type(static_cast<std::int32_t>(tensor.dtype()));
+  for (const std::int64_t dim : tensor.dims()) proto.add_dims(dim);
+  if (auto status = data(tensor, proto); !status) return fail(status.error().in(fmt::format("tensor '{}'", name)));
+  return {};
+}
+
+void export_type(const Type& type, onnx::TypeProto& proto) {
+  if (!type.denotation.empty()) proto.set_denotation(type.denotation);
+  switch (type.kind) {
+    case Type::Kind::kNone:
+      return;
+    case Type::Kind::kTensor:
+      proto.mutable_tensor_type()->set_elem_type(static_cast<std::int32_t>(type.dtype));
+      if (type.shape) export_shape(*type.shape, *proto.mutable_tensor_type()->mutable_shape());
+      return;
+    case Type::Kind::kSparseTensor:
+      proto.mutable_sparse_tensor_type()->set_elem_type(static_cast<std::int32_t>(type.dtype));
+      if (type.shape) export_shape(*type.shape, *proto.mutable_sparse_tensor_type()->mutable_shape());
+      return;
+    case Type::Kind::kSequence:
+      proto.mutable_sequence_type();
+      if (!type.inner.empty()) export_type(type.inner.front(), *proto.mutable_sequence_type()->mutable_elem_type());
+      return;
+    case Type::Kind::kOptional:
+      proto.mutable_optional_type();
+      if (!type.inner.empty()) export_type(type.inner.front(), *proto.mutable_optional_type()->mutable_elem_type());
+      return;
+    case Type::Kind::kMap:
+      proto.mutable_map_type()->set_key_type(static_cast<std::int32_t>(type.dtype));
+      if (!type.inner.empty()) export_type(type.inner.front(), *proto.mutable_map_type()->mutable_value_type());
+      return;
+    case Type::Kind::kOpaque:
+      proto.mutable_opaque_type()->set_domain(type.opaque_domain);
+      proto.mutable_opaque_type()->set_name(type.opaque_name);
+      return;
+  }
+}
+
+Status export_node(const Node& node, const TensorExporter& data, onnx::NodeProto& proto) {
+  const HoistConstant none;
+  return Exporter(data, none).node(node, proto);
+}
+
+Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
+                    onnx::ModelProto& proto) {
+  if (!model.opaque.empty()) proto.ParseFromString(model.opaque);
+  Needs needs;
+  if (!model.functions.empty()) needs.ir_version = 8;
+  needs.graph(model.graph());
+  for (const auto& function : model.functions) needs.graph(*function->body);
+  proto.set_ir_version(std::max(model.ir_version, needs.ir_version));
+  OpsetImports imports = model.opset_imports;
+  for (const std::string& domain : needs.domains) {
+    if (!domain.empty()) imports.try_emplace(domain, 1);
+  }
+  for (const auto& [domain, version] : imports) {
+    auto* import = proto.add_opset_import();
+    import->set_domain(domain);
+    import->set_version(version);
+  }
+  if (!model.producer_name.empty()) proto.set_producer_name(model.producer_name);
+  if (!model.producer_version.empty()) proto.set_producer_version(model.producer_version);
+  if (!model.domain.empty()) proto.set_domain(model.domain);
+  if (model.model_version != 0) proto.set_model_version(model.model_version);
+  if (!model.doc_string.empty()) proto.set_doc_string(model.doc_string);
+  export_metadata(model.metadata, proto.mutable_metadata_props());
+  Exporter exporter(data, hoist);
+  for (const auto& function : model.functions) OF_TRY(export_function(*function, exporter, *proto.add_functions()));
+  return exporter.graph(model.graph(), *proto.mutable_graph());
+}
+
+}  // namespace onnxfold::onnx_proto

@@ -1,0 +1,44 @@
+// Internal to formats/onnx: the pieces of protobuf <-> IR that its files share. Not installed for users.
+#pragma once
+
+#include <onnx/onnx_pb.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "ir/model.h"
+
+namespace onnxfold::onnx_proto {
+
+// ---- proto -> IR ----
+
+// How a tensor with data_location EXTERNAL is opened; null where external data is not allowed.
+using ExternalOpener = std::function<Result<Tensor>(const onnx::TensorProto&, DType, Dims)>;
+
+// Takes the data out of the proto (raw_data is moved, not copied). Errors name the tensor.
+Result<Tensor> import_tensor(onnx::TensorProto& proto, const ExternalOpener& external);
+Result<Type> import_type(const onnx::TypeProto& proto);
+Result<std::unique_ptr<Model>> import_model(onnx::ModelProto&& proto, const ExternalOpener& external);
+Result<std::unique_ptr<Function>> import_function(onnx::FunctionProto& proto);
+
+// ---- IR -> proto ----
+
+// What becomes of a tensor's bytes when a graph is turned into a proto.
+using TensorExporter = std::function<Status(const Tensor&, onnx::TensorProto&)>;
+// Bytes into raw_data (or string_data).
+Status export_inline(const Tensor& tensor, onnx::TensorProto& proto);
+// Up to `limit` bytes inline; larger ones keep type and dims and are marked external without a place, so that ONNX knows
+// the shape and nobody copies weights.
+TensorExporter export_small(std::int64_t limit);
+
+Status export_tensor(const Tensor& tensor, const std::string& name, const TensorExporter& data,
+                     onnx::TensorProto& proto);
+void export_type(const Type& type, onnx::TypeProto& proto);
+Status export_node(const Node& node, const TensorExporter& data, onnx::NodeProto& proto);
+// `hoist`: Constant nodes for which it returns true are written as initializers (null: none).
+using HoistConstant = std::function<bool(const Tensor&)>;
+Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
+                    onnx::ModelProto& proto);
+
+}  // namespace onnxfold::onnx_proto

@@ -1,8 +1,8 @@
 // Model -> ModelProto.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
-
-#include <fmt/format.h>
 
 #include "formats/onnx/proto.h"
 

@@ -269,8 +269,8 @@ Result<Attribute> Importer::attribute(onnx::AttributeProto& proto, Graph* graph,
         break;
       }
       default:
-        return fail(Code::kUnsupported, fmt::format("attribute '{}' has unknown type {}", proto.name(),
-                                                    static_cast<int>(proto.type())));
+        return fail(Code::kUnsupported,
+                    fmt::format("attribute '{}' has unknown type {}", proto.name(), static_cast<int>(proto.type())));
     }
   }
   Attribute made(proto.name(), std::move(value));
@@ -286,7 +286,8 @@ Status Importer::function(onnx::FunctionProto& proto, Function& function) {
   function.doc_string = proto.doc_string();
   function.attributes = to_vector<std::string>(proto.attribute());
   function.metadata = import_metadata(proto.metadata_props());
-  for (const auto& import : proto.opset_import()) function.opset_imports[plain_domain(import.domain())] = import.version();
+  for (const auto& import : proto.opset_import())
+    function.opset_imports[plain_domain(import.domain())] = import.version();
   function.body = std::make_unique<Graph>();
   function.adopt();
   for (auto& entry : *proto.mutable_attribute_proto()) {
@@ -376,7 +377,8 @@ Result<std::unique_ptr<Model>> import_model(onnx::ModelProto&& proto, const Exte
   if (!proto.has_graph()) return fail(Code::kCorrupt, "not an ONNX model: it has no graph");
   auto model = std::make_unique<Model>();
   model->ir_version = proto.ir_version();
-  for (const auto& import : proto.opset_import()) model->opset_imports[plain_domain(import.domain())] = import.version();
+  for (const auto& import : proto.opset_import())
+    model->opset_imports[plain_domain(import.domain())] = import.version();
   if (model->opset_imports.empty()) {
     if (proto.ir_version() >= 3) return fail(Code::kCorrupt, "not an ONNX model: it imports no operator set");
     model->opset_imports[""] = 1;

@@ -1,7 +1,7 @@
 // TensorProto -> Tensor.
-#include <cstring>
-
 #include <fmt/format.h>
+
+#include <cstring>
 
 #include "formats/onnx/proto.h"
 
@@ -86,8 +86,8 @@ Buffer from_typed_field(DType dtype, const onnx::TensorProto& proto) {
 
 Result<Tensor> import_strings(onnx::TensorProto& proto, Dims dims) {
   if (proto.string_data_size() != element_count(dims)) {
-    return corrupt(proto, fmt::format("holds {} strings where its shape needs {}", proto.string_data_size(),
-                                      element_count(dims)));
+    return corrupt(
+        proto, fmt::format("holds {} strings where its shape needs {}", proto.string_data_size(), element_count(dims)));
   }
   std::vector<std::string> strings;
   for (std::string& text : *proto.mutable_string_data()) strings.push_back(std::move(text));

@@ -1,4 +1,5 @@
 // Files and text -> Model.
+#include <fmt/format.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <onnx/defs/parser.h>
 #include <onnx/defs/printer.h>
@@ -8,8 +9,6 @@
 #include <filesystem>
 #include <limits>
 #include <map>
-
-#include <fmt/format.h>
 
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/proto.h"
@@ -144,8 +143,8 @@ Result<std::unique_ptr<Model>> load(const std::string& path, LoadStats* stats) {
   onnx::ModelProto proto;
   OF_TRY(parse_proto(file->data(), proto));
   ExternalFiles external(fs::path(path).parent_path());
-  OF_ASSIGN(auto model, onnx_proto::import_model(std::move(proto), [&](const onnx::TensorProto& tensor, DType dtype,
-                                                                       Dims dims) {
+  OF_ASSIGN(auto model,
+            onnx_proto::import_model(std::move(proto), [&](const onnx::TensorProto& tensor, DType dtype, Dims dims) {
               return external.open(tensor, dtype, std::move(dims));
             }));
   if (stats != nullptr) {

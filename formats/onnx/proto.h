@@ -28,8 +28,8 @@ Result<std::unique_ptr<Function>> import_function(onnx::FunctionProto& proto);
 using TensorExporter = std::function<Status(const Tensor&, onnx::TensorProto&)>;
 // Bytes into raw_data (or string_data).
 Status export_inline(const Tensor& tensor, onnx::TensorProto& proto);
-// Up to `limit` bytes inline; larger ones keep type and dims and are marked external without a place, so that ONNX knows
-// the shape and nobody copies weights.
+// Up to `limit` bytes inline; larger ones keep type and dims and are marked external without a place, so that ONNX
+// knows the shape and nobody copies weights.
 TensorExporter export_small(std::int64_t limit);
 
 Status export_tensor(const Tensor& tensor, const std::string& name, const TensorExporter& data,

@@ -248,9 +248,10 @@ void Graph::remove_output(std::size_t index) {
 
 void Graph::link_node(Node& node, const Node* before) {
   const auto next = before == nullptr ? nodes_.end() : before->self_;
-  const std::int64_t low = next == nodes_.begin() ? 0 : (*std::prev(next))->order_;
-  const std::int64_t high = next == nodes_.end() ? low + 2 * kOrderGap : (*next)->order_;
   nodes_.splice(next, nodes_, node.self_);
+  const auto after = std::next(node.self_);
+  const std::int64_t low = node.self_ == nodes_.begin() ? 0 : (*std::prev(node.self_))->order_;
+  const std::int64_t high = after == nodes_.end() ? low + 2 * kOrderGap : (*after)->order_;
   node.order_ = low + (high - low) / 2;
   if (node.order_ != low && node.order_ != high) return;
   std::int64_t order = 0;

@@ -103,6 +103,14 @@ TEST(Graph, ACaptureCountsAsAUse) {
   EXPECT_TRUE(verify(chain.model));
 }
 
+TEST(Graph, SortKeepsAnOrderThatIsRight) {
+  Chain chain;
+  for (int i = 0; i < 20; ++i) chain.graph.insert(unary("Abs", i % 3 == 0 ? chain.x : chain.relu->output(), "b"));
+  const auto before = chain.graph.nodes();
+  ASSERT_TRUE(chain.graph.sort_topologically());
+  EXPECT_EQ(chain.graph.nodes(), before);
+}
+
 TEST(Graph, SortRestoresOrderAndFindsCycles) {
   Chain chain;
   Node* late = chain.graph.insert(unary("Abs", chain.x, "b"));

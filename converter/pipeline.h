@@ -20,6 +20,7 @@ struct PassRun {
 
 struct PipelineResult {
   bool changed = false;
+  int count = 0;                            // of passes in the recipe
   Exactness exactness = Exactness::kExact;  // loosest of the passes that changed something
   std::vector<PassRun> runs;
   std::vector<Remark> remarks;
@@ -27,6 +28,7 @@ struct PipelineResult {
 
 struct PipelineOptions {
   std::uint64_t seed = 0;
+  int max_rounds = 32;  // of a group run until nothing changes; reaching it is noted, not an error
   std::function<void(const std::string& pass, int index, int count)> on_pass;        // progress
   std::function<Status(const std::string& pass, const Model& model)> after_changed;  // --dump-after, --bisect
 };

@@ -1,4 +1,12 @@
 // Recipes: named or YAML lists of passes with options.
+//
+//   name: mine
+//   description: one line
+//   steps:
+//     - recipe: clean               # the steps of another recipe
+//     - rtn: {bits: 4, block: 32}   # a pass with options; lists become ';'-separated patterns
+//     - remove-dead-nodes           # a pass with its defaults
+//     - until-stable: [fold-constants, remove-identity]
 #pragma once
 
 #include <map>
@@ -20,12 +28,17 @@ struct Recipe {
   std::vector<RecipeStep> steps;
 };
 
-// Built-in name (int4, int8, clean, ...) or path of a YAML file.
-// Errors: invalid_argument with the line for YAML, the nearest name for a misspelt one.
+// Built-in name (int4, int8, clean, ...) or path of a YAML file. Passes and options are checked against the registry.
+// Errors: invalid_argument with file and line for YAML, the nearest name for a misspelt recipe, pass or option; io.
 Result<Recipe> load_recipe(const std::string& name_or_path);
 std::vector<std::string> builtin_recipes();
+// The text load_recipe would read back: other recipes expanded.
 std::string to_yaml(const Recipe& recipe);
-// "name:option=value,option=value" of --pass.
+// One line, for metadata: "remove-identity rtn:bits=4,block=32".
+std::string to_line(const Recipe& recipe);
+// "name:option=value,option=value" of --pass, checked against the registry.
 Result<RecipeStep> parse_step(const std::string& text);
+// Number of passes, those inside groups included.
+int pass_count(const std::vector<RecipeStep>& steps);
 
 }  // namespace onnxfold

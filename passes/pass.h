@@ -37,6 +37,7 @@ struct Remark {
   std::string reason;             // why skipped, or what was done
   std::int64_t weight_bytes = 0;  // of the weight in question, before
   std::int64_t result_bytes = 0;  // after; 0 when not applicable
+  std::string op_type;            // of the node, filled in by the pipeline
 };
 
 class PassContext {

@@ -1,6 +1,7 @@
 #include "exec/array.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -125,7 +126,9 @@ void encode_float(DType dtype, double value, std::byte* data, std::int64_t i) {
       break;
     default: {
       const int width = bit_width(dtype);
-      const std::uint8_t bits = float_to_small_float(dtype, static_cast<float>(round_to(dtype, value)));
+      const bool special = std::isnan(value) || std::isinf(value);  // what saturation would hide
+      const std::uint8_t bits = special ? float_to_small_float(dtype, static_cast<float>(value), false)
+                                        : float_to_small_float(dtype, static_cast<float>(round_to(dtype, value)));
       data[i * width / 8] |= static_cast<std::byte>(bits << (i * width % 8));
     }
   }

@@ -13,6 +13,7 @@ using Table = std::map<Key, std::vector<const KernelRow*>>;
 
 // clang-format off
 constexpr KernelRows (*kFiles[])() = {
+    cast_kernels,
     col2im_kernels,
     concat_kernels,
     constant_kernels,
@@ -22,15 +23,20 @@ constexpr KernelRows (*kFiles[])() = {
     cumulative_kernels,
     deform_conv_kernels,
     einsum_kernels,
+    elementwise_binary_kernels,
+    elementwise_unary_kernels,
     expand_kernels,
     gather_kernels,
     matmul_kernels,
     order_kernels,
     pool_kernels,
+    quantize_kernels,
+    reduce_kernels,
     roi_kernels,
     scatter_kernels,
     sequence_kernels,
     shape_kernels,
+    softmax_kernels,
     text_kernels,
     transpose_kernels,
     unpool_kernels,

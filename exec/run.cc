@@ -35,7 +35,10 @@ tl::unexpected<Error> out_of_memory(const Node& node) {
 void round_outputs(std::vector<Datum>& outputs) {
   for (Datum& output : outputs) {
     // Memory shared with an input holds values that were rounded when they were made.
-    if (output.is_array() && output.array.unique()) round_to_dtype(output.array);
+    // The types of 8 bits and less are only made by Cast and QuantizeLinear, which round and saturate as told.
+    const bool half =
+        output.is_array() && (output.array.dtype() == DType::kFloat16 || output.array.dtype() == DType::kBFloat16);
+    if (half && output.array.unique()) round_to_dtype(output.array);
   }
 }
 

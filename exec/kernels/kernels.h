@@ -5,6 +5,7 @@
 
 namespace onnxfold {
 
+KernelRows cast_kernels();
 KernelRows col2im_kernels();
 KernelRows concat_kernels();
 KernelRows constant_kernels();
@@ -14,15 +15,20 @@ KernelRows conv_transpose_kernels();
 KernelRows cumulative_kernels();
 KernelRows deform_conv_kernels();
 KernelRows einsum_kernels();
+KernelRows elementwise_binary_kernels();
+KernelRows elementwise_unary_kernels();
 KernelRows expand_kernels();
 KernelRows gather_kernels();
 KernelRows matmul_kernels();
 KernelRows order_kernels();
 KernelRows pool_kernels();
+KernelRows quantize_kernels();
+KernelRows reduce_kernels();
 KernelRows roi_kernels();
 KernelRows scatter_kernels();
 KernelRows sequence_kernels();
 KernelRows shape_kernels();
+KernelRows softmax_kernels();
 KernelRows text_kernels();
 KernelRows transpose_kernels();
 KernelRows unpool_kernels();

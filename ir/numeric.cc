@@ -182,7 +182,9 @@ double round_to(DType dtype, double value) {
     case DType::kBFloat16:
       return decode(format_of(dtype), encode(format_of(dtype), value, false));
     default:
-      return is_float(dtype) ? decode(format_of(dtype), encode(format_of(dtype), value, true)) : value;
+      // An infinity that is there already stays one where the type has it; finite values saturate.
+      if (!is_float(dtype)) return value;
+      return decode(format_of(dtype), encode(format_of(dtype), value, !std::isinf(value)));
   }
 }
 

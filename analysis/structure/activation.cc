@@ -10,7 +10,7 @@
 namespace onnxfold {
 namespace {
 
-using Kind = Activation::Kind;
+using Kind = ActivationMatch::Kind;
 
 constexpr std::size_t kMaxNodes = 14;
 
@@ -196,7 +196,7 @@ class Chain {
   std::vector<const Value*> open_;
 };
 
-std::optional<Activation> chain_making(Node& last) {
+std::optional<ActivationMatch> chain_making(Node& last) {
   if (!last.is("Mul") && !last.is("Div") && !last.is("Pow")) return {};
   Chain chain(last);
   while (chain.grow()) {
@@ -205,7 +205,7 @@ std::optional<Activation> chain_making(Node& last) {
     const std::vector<Node*> ordered = chain.ordered();
     const auto kind = recognise(ordered, source);
     if (!kind) continue;
-    Activation activation;
+    ActivationMatch activation;
     activation.kind = *kind;
     activation.input = const_cast<Value*>(source);
     activation.output = last.output();
@@ -217,19 +217,19 @@ std::optional<Activation> chain_making(Node& last) {
 
 }  // namespace
 
-std::string_view name(Activation::Kind kind) {
+std::string_view name(ActivationMatch::Kind kind) {
   constexpr std::array<std::string_view, 12> kNames = {"ReLU", "GELU", "GELU (tanh)", "quick GELU",
                                                        "SiLU", "Mish", "HardSwish",   "sigmoid",
                                                        "tanh", "ELU",  "leaky ReLU",  "squared ReLU"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 
-std::optional<Activation> activation_making(const Value* value) {
+std::optional<ActivationMatch> activation_making(const Value* value) {
   if (value == nullptr || value->producer() == nullptr) return {};
   Node& node = *value->producer();
   const auto kind = operator_kind(node);
   if (!kind) return chain_making(node);
-  Activation activation;
+  ActivationMatch activation;
   activation.kind = *kind;
   activation.input = node.input(0);
   activation.output = node.output();
@@ -238,8 +238,8 @@ std::optional<Activation> activation_making(const Value* value) {
   return activation;
 }
 
-std::vector<Activation> find_activations(const Graph& graph) {
-  std::vector<Activation> found;
+std::vector<ActivationMatch> find_activations(const Graph& graph) {
+  std::vector<ActivationMatch> found;
   std::vector<const Node*> inner;
   std::vector<Node*> nodes = graph.nodes();
   // From the end, so that a chain is seen before the Relu or Sigmoid inside it.

@@ -1,4 +1,4 @@
-// Activation: an element-wise nonlinearity, as one operator or as the chain that exporters write.
+// ActivationMatch: an element-wise nonlinearity, as one operator or as the chain that exporters write.
 //
 // Chains recognised: exact GELU x * 0.5 * (1 + Erf(x / sqrt 2)) in every factor order, tanh GELU
 // 0.5 x (1 + Tanh(sqrt(2/pi) (x + 0.044715 x^3))), quick GELU x * Sigmoid(1.702 x), SiLU x * Sigmoid(x), Mish,
@@ -12,7 +12,7 @@
 
 namespace onnxfold {
 
-struct Activation {
+struct ActivationMatch {
   enum class Kind {
     kRelu,
     kGelu,
@@ -35,10 +35,10 @@ struct Activation {
   std::vector<Node*> nodes;  // in topological order
 };
 
-std::string_view name(Activation::Kind kind);
+std::string_view name(ActivationMatch::Kind kind);
 // The activation that makes `value`, or none. Inner values must have no other readers.
-std::optional<Activation> activation_making(const Value* value);
+std::optional<ActivationMatch> activation_making(const Value* value);
 // All of a graph that are not part of a larger one, in topological order of their last nodes.
-std::vector<Activation> find_activations(const Graph& graph);
+std::vector<ActivationMatch> find_activations(const Graph& graph);
 
 }  // namespace onnxfold

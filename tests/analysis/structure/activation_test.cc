@@ -19,7 +19,7 @@ std::string graph_text(const std::string& nodes, const std::string& outputs = "f
 
 struct Case {
   const char* nodes;
-  Activation::Kind kind;
+  ActivationMatch::Kind kind;
 };
 
 class Spelling : public testing::TestWithParam<Case> {};
@@ -33,7 +33,7 @@ TEST_P(Spelling, IsRecognised) {
   EXPECT_EQ(find_activations(model->graph()).size(), 1U);
 }
 
-using Kind = Activation::Kind;
+using Kind = ActivationMatch::Kind;
 INSTANTIATE_TEST_SUITE_P(
     All, Spelling,
     testing::Values(

@@ -5,7 +5,9 @@
 
 namespace onnxfold {
 
+KernelRows attention_kernels();
 KernelRows cast_kernels();
+KernelRows channel_norm_kernels();
 KernelRows col2im_kernels();
 KernelRows concat_kernels();
 KernelRows constant_kernels();
@@ -18,15 +20,20 @@ KernelRows einsum_kernels();
 KernelRows elementwise_binary_kernels();
 KernelRows elementwise_unary_kernels();
 KernelRows expand_kernels();
-KernelRows gather_kernels();
 KernelRows gather_block_quantized_kernels();
+KernelRows gather_kernels();
+KernelRows gru_kernels();
 KernelRows integer_products_kernels();
+KernelRows layer_norm_kernels();
+KernelRows lstm_kernels();
 KernelRows matmul_kernels();
 KernelRows matmul_nbits_kernels();
 KernelRows order_kernels();
 KernelRows pool_kernels();
 KernelRows quantize_kernels();
+KernelRows recurrent_kernels();
 KernelRows reduce_kernels();
+KernelRows resize_kernels();
 KernelRows roi_kernels();
 KernelRows scatter_kernels();
 KernelRows sequence_kernels();

@@ -1,0 +1,26 @@
+// The verbs. Each takes the words after its name and gives the exit code of a run that did its work.
+#pragma once
+
+#include "cli/options.h"
+#include "converter/report.h"
+
+namespace onnxfold::cli {
+
+Result<int> run_compress(const Words& words);
+Result<int> run_verify(const Words& words);
+Result<int> run_run(const Words& words);
+Result<int> run_inspect(const Words& words);
+Result<int> run_convert(const Words& words);
+Result<int> run_passes(const Words& words);
+
+// Exit codes, besides those of errors.
+constexpr int kDone = 0, kGateFailed = 1;
+
+// Errors: invalid_argument when a name of --report has no known extension; asked before the work starts.
+Status check_report_names(const Words& paths);
+// Errors: io.
+Status write_reports(const Report& report, const Words& paths);
+// The one line on stderr.
+void warn(std::string_view kind, std::string message);
+
+}  // namespace onnxfold::cli

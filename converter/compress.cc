@@ -1,0 +1,227 @@
+#include "converter/compress.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "converter/version.h"
+
+namespace onnxfold {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Refusing now is kinder than after minutes of work.
+Status check_target(const CompressOptions& options) {
+  std::error_code error;
+  const fs::path target(options.target);
+  const fs::file_status status = fs::status(target, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    return fail(Code::kIo, fmt::format("cannot write '{}': it is not a regular file", options.target));
+  }
+  if (fs::exists(status) && !options.save.overwrite && !options.dry_run) {
+    return fail(Code::kInvalidArgument, fmt::format("'{}' exists; --force overwrites it", options.target));
+  }
+  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  if (!fs::is_directory(folder, error)) {
+    return fail(Code::kIo, fmt::format("cannot write '{}': '{}' is not a folder", options.target, folder.string()));
+  }
+  return {};
+}
+
+struct Loaded {
+  std::unique_ptr<Model> model;
+  ModelFacts facts;
+};
+
+Result<Loaded> load(const std::string& path) {
+  Loaded loaded;
+  LoadStats stats;
+  OF_ASSIGN(loaded.model, load_model(path, &stats));
+  std::vector<std::string> files = {path};
+  files.insert(files.end(), stats.external_files.begin(), stats.external_files.end());
+  OF_ASSIGN(loaded.facts.xxh128, hash_files(files));
+  loaded.facts.path = path;
+  loaded.facts.bytes = stats.file_bytes + stats.external_bytes;
+  loaded.facts.external_bytes = stats.external_bytes;
+  loaded.facts.dead_bytes = stats.dead_bytes;
+  loaded.facts.nodes = node_count(*loaded.model);
+  loaded.facts.weight_bytes = weight_bytes(*loaded.model);
+  return loaded;
+}
+
+void set_metadata(Metadata& metadata, const std::string& key, std::string value) {
+  const auto found =
+      std::find_if(metadata.begin(), metadata.end(), [&](const auto& entry) { return entry.first == key; });
+  if (found != metadata.end()) {
+    found->second = std::move(value);
+  } else {
+    metadata.emplace_back(key, std::move(value));
+  }
+}
+
+// No time stamps, no paths: the same input and recipe give the same bytes.
+void stamp(Model& model, const Recipe& recipe, const std::string& source_hash) {
+  set_metadata(model.metadata, "onnxfold.version", std::string(version()));
+  set_metadata(model.metadata, "onnxfold.recipe", to_line(recipe));
+  set_metadata(model.metadata, "onnxfold.source_xxh128", source_hash);
+}
+
+Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
+                             std::int64_t max_samples) {
+  if (data.empty()) return generate_dataset(model, seed);
+  DatasetOptions options;
+  options.max_samples = max_samples;
+  return load_dataset(model, data, options);
+}
+
+std::string failed_name(const std::string& target) {
+  const fs::path path(target);
+  return (path.parent_path() / (path.stem().string() + ".failed" + path.extension().string())).string();
+}
+
+class Job {
+ public:
+  explicit Job(const CompressOptions& options) : options_(options) {}
+
+  Result<Report> run() {
+    OF_TRY(check_target(options_));
+    report_.verb = "compress";
+    report_.recipe_name = options_.recipe.name;
+    report_.recipe = to_yaml(options_.recipe);
+    report_.seed = options_.seed;
+    progress("reading", -1);
+    OF_ASSIGN(Loaded loaded, load(options_.source));
+    before_ = std::move(loaded.model);
+    report_.source = std::move(loaded.facts);
+    OF_TRY(check_placement_of_data());
+    after_ = before_->clone();
+    OF_TRY(run_passes());
+    report_.target.path = options_.target;
+    report_.target.nodes = node_count(*after_);
+    report_.target.weight_bytes = weight_bytes(*after_);
+    OF_TRY(options_.dry_run ? predict() : check_and_save());
+    report_.seconds = seconds_since(start_);
+    if (!options_.dry_run) report_.peak_memory_bytes = peak_memory_bytes();
+    return std::move(report_);
+  }
+
+ private:
+  void progress(const std::string& phase, double done) const {
+    if (options_.progress) options_.progress(phase, done);
+  }
+
+  // A missing data file is worth saying before the passes run.
+  Status check_placement_of_data() const {
+    std::error_code error;
+    if (options_.data.empty() || fs::exists(options_.data, error)) return {};
+    return fail(Code::kIo, fmt::format("cannot read data '{}': no such file or folder", options_.data));
+  }
+
+  Status run_passes() {
+    PipelineOptions pipeline;
+    pipeline.seed = options_.seed;
+    pipeline.after_changed = options_.after_changed;
+    pipeline.on_pass = [this](const std::string& pass, int index, int count) {
+      progress(pass, static_cast<double>(index - 1) / std::max(count, 1));
+    };
+    OF_ASSIGN(report_.pipeline, run_pipeline(*after_, options_.recipe, pipeline));
+    report_.coverage = coverage_of(report_.pipeline);
+    stamp(*after_, options_.recipe, report_.source.xxh128);
+    return {};
+  }
+
+  // Structure costs what it cost before, minus the nodes that went; weights are known to the byte.
+  Status predict() {
+    const std::int64_t structure =
+        std::max<std::int64_t>(report_.source.bytes - report_.source.dead_bytes - report_.source.weight_bytes, 0);
+    const double kept = report_.source.nodes == 0
+                            ? 1.0
+                            : static_cast<double>(report_.target.nodes) / static_cast<double>(report_.source.nodes);
+    report_.predicted = true;
+    report_.target.bytes =
+        report_.target.weight_bytes + static_cast<std::int64_t>(static_cast<double>(structure) * std::min(kept, 1.0));
+    report_.peak_memory_bytes =
+        peak_memory_bytes() + std::min(options_.save.memory_budget, report_.target.weight_bytes);
+    report_.not_checked = "dry run";
+    return {};
+  }
+
+  Status check_and_save() {
+    if (options_.check) {
+      OF_TRY(check());
+    } else {
+      report_.not_checked = "--no-check was given";
+    }
+    if (report_.passed()) return save(options_.target, options_.save);
+    if (!options_.keep_failed) return {};
+    SaveOptions forced = options_.save;
+    forced.overwrite = true;
+    report_.failed_path = failed_name(options_.target);
+    return save(report_.failed_path, forced);
+  }
+
+  Status check() {
+    progress("checking", -1);
+    OF_ASSIGN(const Dataset data, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
+    auto proof = prove(*before_, *after_, data, options_.gates, report_.pipeline.exactness);
+    if (!proof && (proof.error().code == Code::kUnsupported || proof.error().code == Code::kResource)) {
+      return fail(proof.error().code,
+                  fmt::format("cannot check the result: {}; --no-check writes it unchecked", proof.error().message));
+    }
+    if (!proof) return fail(proof.error().in("check"));
+    report_.proof = std::move(*proof);
+    return {};
+  }
+
+  Status save(const std::string& path, SaveOptions save_options) {
+    save_options.progress = [this](std::int64_t done, std::int64_t total) {
+      progress("writing", total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
+    };
+    OF_ASSIGN(const SaveStats stats, save_model(*after_, path, save_options));
+    report_.target.bytes = stats.file_bytes + stats.external_bytes;
+    report_.target.external_bytes = stats.external_bytes;
+    std::vector<std::string> files = {path};
+    if (stats.external_bytes > 0) {
+      const fs::path folder = fs::path(path).parent_path();
+      const std::string name = save_options.external_name.empty() ? fs::path(path).filename().string() + ".data"
+                                                                  : save_options.external_name;
+      files.push_back((folder / name).string());
+    }
+    OF_ASSIGN(report_.target.xxh128, hash_files(files));
+    report_.written = path == options_.target;
+    return {};
+  }
+
+  const CompressOptions& options_;
+  const Clock::time_point start_ = Clock::now();
+  Report report_;
+  std::unique_ptr<Model> before_, after_;
+};
+
+}  // namespace
+
+Result<Report> compress(const CompressOptions& options) { return Job(options).run(); }
+
+Result<Report> verify_files(const VerifyOptions& options) {
+  const auto start = Clock::now();
+  Report report;
+  report.verb = "verify";
+  report.seed = options.seed;
+  OF_ASSIGN(Loaded before, load(options.before));
+  OF_ASSIGN(Loaded after, load(options.after));
+  report.source = std::move(before.facts);
+  report.target = std::move(after.facts);
+  OF_ASSIGN(const Dataset data, make_dataset(*before.model, options.data, options.seed, options.max_samples));
+  OF_ASSIGN(report.proof, prove(*before.model, *after.model, data, options.gates, Exactness::kLossy));
+  report.seconds = seconds_since(start);
+  report.peak_memory_bytes = peak_memory_bytes();
+  return report;
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,52 @@
+// What a report says about files and the process.
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <xxhash.h>
+
+#include <fstream>
+#include <memory>
+
+#include "converter/compress.h"
+
+namespace onnxfold {
+
+Result<std::string> hash_files(const std::vector<std::string>& paths) {
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);
+  XXH3_128bits_reset(state.get());
+  std::vector<char> buffer(1 << 20);
+  for (const std::string& path : paths) {
+    std::ifstream file(path, std::ios::binary);
+    while (file) {
+      file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+      XXH3_128bits_update(state.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
+    }
+    if (!file.eof()) return fail(Code::kIo, fmt::format("cannot read '{}'", path));
+  }
+  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::int64_t weight_bytes(Model& model) {
+  std::int64_t bytes = 0;
+  for (const Graph* graph : model.graphs()) {
+    for (const Value* value : graph->values()) {
+      const Tensor* tensor = value->initializer() != nullptr ? value->initializer() : value->constant();
+      if (tensor != nullptr) bytes += tensor->nbytes();
+    }
+  }
+  return bytes;
+}
+
+std::int64_t node_count(Model& model) {
+  std::int64_t count = 0;
+  for (const Graph* graph : model.graphs()) count += static_cast<std::int64_t>(graph->node_count());
+  return count;
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,72 @@
+// What a run did, as data, and the forms it is shown in.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "converter/pipeline.h"
+#include "converter/proof.h"
+
+namespace onnxfold {
+
+struct SkipReason {
+  std::string reason;
+  std::int64_t count = 0, bytes = 0;
+};
+
+// How much of what a pass looks at it changed; a sum over remarks. Bytes are weight bytes before.
+struct Coverage {
+  std::string pass, op_type;
+  std::int64_t applied = 0, total = 0;
+  std::int64_t applied_bytes = 0, total_bytes = 0;
+  std::vector<SkipReason> skipped;  // largest first
+};
+
+struct ModelFacts {
+  std::string path;
+  std::int64_t bytes = 0;  // of the file and its external data
+  std::int64_t external_bytes = 0, dead_bytes = 0;
+  std::int64_t nodes = 0, weight_bytes = 0;
+  std::string xxh128;  // of the files' bytes; empty when there is no file
+};
+
+struct Report {
+  std::string verb;  // "compress" or "verify"
+  ModelFacts source, target;
+  bool written = false;             // target is on disk
+  bool predicted = false;           // --dry-run: target.bytes and peak_memory_bytes are estimates
+  std::string failed_path;          // where --keep-failed put the result
+  std::string recipe_name, recipe;  // recipe as YAML
+  std::uint64_t seed = 0;
+  PipelineResult pipeline;
+  std::vector<Coverage> coverage;
+  std::optional<Proof> proof;
+  std::string not_checked;  // why there is no proof; empty when there is one
+  std::string culprit;      // what --bisect found
+  double seconds = 0;
+  std::int64_t peak_memory_bytes = 0;
+  bool passed() const { return !proof || proof->passed; }
+};
+
+// Lossy passes only, in the order of the recipe, then of operator names.
+std::vector<Coverage> coverage_of(const PipelineResult& result);
+
+// "68.9 MB" (powers of 1000, as file managers show them).
+std::string bytes_text(std::int64_t bytes);
+
+// For a person at a terminal.
+std::string report_text(const Report& report, bool verbose = false);
+// For scripts: "version" grows when a key changes its meaning or goes; new keys may come without.
+std::string report_json(const Report& report);
+// For CI: each gate a test case.
+std::string report_junit(const Report& report);
+// For a pull request, and a page of its own without outside resources.
+std::string report_markdown(const Report& report);
+std::string report_html(const Report& report);
+// By extension: .json, .xml, .md, .html. Errors: invalid_argument for another.
+Result<std::string> render_report(const Report& report, const std::string& path);
+
+}  // namespace onnxfold

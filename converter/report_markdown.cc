@@ -1,0 +1,63 @@
+#include <fmt/format.h>
+
+#include "converter/report.h"
+
+namespace onnxfold {
+namespace {
+
+std::string cell(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == '|') result += '\\';
+    result += c == '\n' ? ' ' : c;
+  }
+  return result;
+}
+
+std::string coverage_table(const Report& report) {
+  std::string text = "\n| pass | operator | changed | weight bytes | kept because |\n| --- | --- | --- | --- | --- |\n";
+  for (const Coverage& row : report.coverage) {
+    std::string why;
+    for (const SkipReason& reason : row.skipped) {
+      why += fmt::format("{}{} ({})", why.empty() ? "" : "; ", reason.reason, reason.count);
+    }
+    text += fmt::format("| {} | {} | {} of {} | {} of {} | {} |\n", row.pass, row.op_type, row.applied, row.total,
+                        bytes_text(row.applied_bytes), bytes_text(row.total_bytes), cell(why));
+  }
+  return text;
+}
+
+std::string check_tables(const Proof& proof) {
+  std::string text = fmt::format("\nChecked on {}.\n\n| output | cosine | relative error | largest error |\n",
+                                 proof.comparison.data_origin);
+  text += "| --- | --- | --- | --- |\n";
+  for (const OutputMetrics& m : proof.comparison.outputs) {
+    text += fmt::format("| {} | {:.6f} | {:.3g} | {:.3g} |\n", cell(m.output), m.cosine, m.max_rel_l2, m.max_abs);
+  }
+  if (const auto& task = proof.comparison.task) {
+    text += fmt::format("\n{}: {:.4g} before, {:.4g} after ({} samples).\n", task->kind, task->before, task->after,
+                        task->samples);
+  }
+  text += "\n| gate | on | limit | measured | |\n| --- | --- | --- | --- | --- |\n";
+  for (const GateResult& gate : proof.gates) {
+    text += fmt::format("| {} | {} | {:.6g} | {:.6g} | {} |\n", gate.gate, cell(gate.output), gate.limit, gate.measured,
+                        gate.passed ? "passed" : "**FAILED** " + cell(gate.detail));
+  }
+  if (!proof.why.empty()) text += "\n" + proof.why + "\n";
+  return text;
+}
+
+}  // namespace
+
+std::string report_markdown(const Report& report) {
+  std::string text = fmt::format("### onnxfold {}: {}\n\n`{}` -> `{}`\n", report.verb,
+                                 report.passed() ? "passed" : "FAILED", report.source.path, report.target.path);
+  text += "\n| | before | after |\n| --- | --- | --- |\n";
+  text += fmt::format("| size | {} | {} |\n", bytes_text(report.source.bytes), bytes_text(report.target.bytes));
+  text += fmt::format("| nodes | {} | {} |\n", report.source.nodes, report.target.nodes);
+  if (!report.coverage.empty()) text += coverage_table(report);
+  text += report.proof ? check_tables(*report.proof) : fmt::format("\n**Not checked**: {}\n", report.not_checked);
+  return text + fmt::format("\n{:.2f} s, peak memory {}\n", report.seconds, bytes_text(report.peak_memory_bytes));
+}
+
+}  // namespace onnxfold

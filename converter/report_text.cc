@@ -1,0 +1,149 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "converter/report.h"
+
+namespace onnxfold {
+namespace {
+
+void row(std::string& text, std::string_view label, const std::string& content) {
+  text += fmt::format("{:<12}{}\n", label, content);
+}
+
+std::string factor(const Report& report) {
+  const double before = static_cast<double>(report.source.bytes), after = static_cast<double>(report.target.bytes);
+  if (after <= 0 || before <= 0) return "";
+  return after <= before ? fmt::format(" ({:.1f}x smaller)", before / after)
+                         : fmt::format(" ({:.2f}x larger)", after / before);
+}
+
+// The denominator is every weight byte of the model, not only those the pass looked at.
+std::string share(const Report& report, std::int64_t applied) {
+  const double all = static_cast<double>(std::max(report.source.weight_bytes, applied));
+  return all > 0 ? fmt::format("{:.1f} % of weight bytes", 100 * static_cast<double>(applied) / all) : "no weights";
+}
+
+void coverage_rows(std::string& text, const Report& report) {
+  std::vector<std::string> done;
+  for (const Coverage& each : report.coverage) {
+    if (std::find(done.begin(), done.end(), each.pass) != done.end()) continue;
+    done.push_back(each.pass);
+    std::string line;
+    std::int64_t applied = 0, kept = 0, kept_bytes = 0;
+    std::vector<SkipReason> reasons;
+    for (const Coverage& part : report.coverage) {
+      if (part.pass != each.pass) continue;
+      line += fmt::format("{}{} of {} {}", line.empty() ? "" : ", ", part.applied, part.total,
+                          part.op_type.empty() ? "weights" : part.op_type);
+      applied += part.applied_bytes;
+      for (const SkipReason& reason : part.skipped) {
+        kept += reason.count;
+        kept_bytes += reason.bytes;
+        auto found = std::find_if(reasons.begin(), reasons.end(),
+                                  [&](const SkipReason& r) { return r.reason == reason.reason; });
+        if (found == reasons.end()) found = reasons.insert(found, {reason.reason, 0, 0});
+        found->count += reason.count;
+      }
+    }
+    row(text, each.pass, fmt::format("{} ({})", line, share(report, applied)));
+    if (kept == 0) continue;
+    std::string why;
+    for (const SkipReason& reason : reasons) {
+      why += fmt::format("{}{} ({})", why.empty() ? "" : "; ", reason.reason, reason.count);
+    }
+    row(text, "  kept", fmt::format("{}, {}: {}", kept, bytes_text(kept_bytes), why));
+  }
+}
+
+std::string task_text(const TaskMetrics& task) {
+  if (task.kind == "accuracy") {
+    return fmt::format("accuracy {:.2f} % -> {:.2f} %", 100 * task.before, 100 * task.after);
+  }
+  return fmt::format("{} {:.4g} -> {:.4g}", task.kind, task.before, task.after);
+}
+
+std::string metrics_text(const OutputMetrics& metrics) {
+  if (metrics.shape_or_type_differs) return "shape or type differs";
+  if (metrics.exact) return "same bits";
+  std::string text = fmt::format("cosine {:.6f}, rel. error {:.3g}, max. error {:.3g}", metrics.cosine,
+                                 metrics.max_rel_l2, metrics.max_abs);
+  if (std::isfinite(metrics.sqnr_db)) text += fmt::format(", SQNR {:.1f} dB", metrics.sqnr_db);
+  if (metrics.kl) text += fmt::format(", KL {:.3g}", *metrics.kl);
+  if (metrics.top1) text += fmt::format(", top-1 agreement {:.2f} %", 100 * *metrics.top1);
+  if (metrics.new_nan_or_inf) text += ", NEW NaN OR INFINITY";
+  return text;
+}
+
+void check_rows(std::string& text, const Report& report, bool verbose) {
+  if (!report.proof) {
+    row(text, "check", report.not_checked.empty() ? "none" : "NOT CHECKED: " + report.not_checked);
+    return;
+  }
+  const Comparison& comparison = report.proof->comparison;
+  row(text, "check", comparison.data_origin);
+  const std::size_t limit = verbose ? comparison.outputs.size() : 8;
+  for (std::size_t i = 0; i < comparison.outputs.size() && i < limit; ++i) {
+    const OutputMetrics& metrics = comparison.outputs[i];
+    row(text, "", fmt::format("{}: {}", metrics.output, metrics_text(metrics)));
+    if (!report.passed() && !metrics.worst_element.empty()) row(text, "", "  worst element " + metrics.worst_element);
+  }
+  if (comparison.outputs.size() > limit) {
+    row(text, "", fmt::format("... and {} outputs more (-v shows all)", comparison.outputs.size() - limit));
+  }
+  if (comparison.task) row(text, "", task_text(*comparison.task));
+  for (const GateResult& gate : report.proof->gates) {
+    if (gate.passed && !verbose && report.proof->gates.size() > 4) continue;
+    row(text, "gate",
+        fmt::format("{} {:.6g} on {}: {} (measured {:.6g}{}{})", gate.gate, gate.limit, gate.output,
+                    gate.passed ? "passed" : "FAILED", gate.measured, gate.detail.empty() ? "" : "; ", gate.detail));
+  }
+  if (!report.proof->why.empty()) row(text, "", report.proof->why);
+  if (!report.passed() && !comparison.first_divergence.empty())
+    row(text, "", "first apart at " + comparison.first_divergence);
+}
+
+void pass_rows(std::string& text, const Report& report) {
+  for (const PassRun& run : report.pipeline.runs) {
+    row(text, "pass",
+        fmt::format("{}: {}, {} -> {} nodes, {:.3f} s", run.pass, run.changed ? "changed" : "no change",
+                    run.nodes_before, run.nodes_after, run.seconds));
+  }
+  for (const Remark& remark : report.pipeline.remarks) {
+    const char* kind = remark.kind == Remark::Kind::kApplied   ? "did"
+                       : remark.kind == Remark::Kind::kSkipped ? "kept"
+                                                               : "note";
+    row(text, kind, fmt::format("{}: {}: {}", remark.pass, remark.node, remark.reason));
+  }
+}
+
+}  // namespace
+
+std::string report_text(const Report& report, bool verbose) {
+  std::string text = fmt::format("{}  ->  {}\n", report.source.path, report.target.path);
+  if (report.verb == "compress") {
+    row(text, "size",
+        fmt::format("{} -> {}{}{}", bytes_text(report.source.bytes), report.predicted ? "about " : "",
+                    bytes_text(report.target.bytes), factor(report)));
+    row(text, "nodes", fmt::format("{} -> {}", report.source.nodes, report.target.nodes));
+    if (report.source.dead_bytes > 0) {
+      row(text, "dead bytes", bytes_text(report.source.dead_bytes) + " of the input's external data, not copied");
+    }
+    if (verbose) pass_rows(text, report);
+    coverage_rows(text, report);
+  }
+  check_rows(text, report, verbose);
+  if (!report.culprit.empty()) row(text, "bisect", report.culprit);
+  row(text, "time",
+      fmt::format("{:.2f} s   peak memory {}{}", report.seconds, report.predicted ? "about " : "",
+                  bytes_text(report.peak_memory_bytes)));
+  if (report.predicted) row(text, "result", "dry run: nothing written");
+  if (!report.passed() && report.verb == "compress") {
+    row(text, "result",
+        report.failed_path.empty() ? "check FAILED: nothing written" : "check FAILED: kept as " + report.failed_path);
+  }
+  return text;
+}
+
+}  // namespace onnxfold

@@ -168,8 +168,7 @@ class Job {
 
   Status check() {
     progress("checking", -1);
-    OF_ASSIGN(const Dataset data, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
-    auto proof = prove(*before_, *after_, data, options_.gates, report_.pipeline.exactness);
+    auto proof = prove_result();
     if (!proof && (proof.error().code == Code::kUnsupported || proof.error().code == Code::kResource)) {
       return fail(proof.error().code,
                   fmt::format("cannot check the result: {}; --no-check writes it unchecked", proof.error().message));
@@ -177,6 +176,11 @@ class Job {
     if (!proof) return fail(proof.error().in("check"));
     report_.proof = std::move(*proof);
     return {};
+  }
+
+  Result<Proof> prove_result() const {
+    OF_ASSIGN(const Dataset data, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
+    return prove(*before_, *after_, data, options_.gates, report_.pipeline.exactness);
   }
 
   Status save(const std::string& path, SaveOptions save_options) {

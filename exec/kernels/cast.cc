@@ -37,6 +37,8 @@ double to_e8m0(double value, const CastOptions& options) {
 }
 
 double to_float_type(double value, const CastOptions& options) {
+  // float4 has no NaN; the reference implementation makes it -0.
+  if (options.to == DType::kFloat4E2M1 && std::isnan(value)) return -0.0;
   switch (options.to) {
     case DType::kFloat32:
     case DType::kFloat64:

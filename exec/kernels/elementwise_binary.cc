@@ -211,13 +211,17 @@ Status bitwise_or(KernelContext& ctx) {
 Status bitwise_xor(KernelContext& ctx) {
   return bitwise(ctx, []<typename T>(T a, T b) { return static_cast<T>(a ^ b); });
 }
+// Shifts right keep the sign; amounts outside the width shift everything out.
+template <typename T>
+T shifted(T a, T amount, bool left) {
+  using Bits = std::make_unsigned_t<T>;
+  const bool out = static_cast<Bits>(amount) >= sizeof(T) * 8;
+  if (!left) return static_cast<T>(out ? (a < T{0} ? -1 : 0) : a >> amount);
+  return out ? T{0} : static_cast<T>(static_cast<std::uint64_t>(a) << static_cast<Bits>(amount));
+}
 Status bit_shift(KernelContext& ctx) {
   const bool left = ctx.attr("direction", "") == "LEFT";
-  return bitwise(ctx, [=]<typename T>(T a, T b) {
-    const auto bits = static_cast<std::uint64_t>(b);
-    if (bits >= sizeof(T) * 8) return T{0};
-    return static_cast<T>(left ? static_cast<std::uint64_t>(a) << bits : static_cast<std::uint64_t>(a) >> bits);
-  });
+  return bitwise(ctx, [=]<typename T>(T a, T b) { return shifted(a, b, left); });
 }
 
 // Folds any number of inputs from the left.

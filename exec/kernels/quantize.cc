@@ -207,19 +207,20 @@ Status dynamic_quantize_linear(KernelContext& ctx) {
   Array& zero = ctx.out(2, DType::kUint8, {});
   const bool done = visit_float(x.storage(), [&]<typename T>(Tag<T>) {
     const T* in = x.data<T>();
-    T low = 0, high = 0;  // the range always holds 0
+    float low = 0,
+          high = 0;  // the range always holds 0; float in both modes, because ties of the rounding depend on it
     for (std::int64_t i = 0; i < x.size(); ++i) {
-      low = std::min(low, in[i]);
-      high = std::max(high, in[i]);
+      low = std::min(low, static_cast<float>(in[i]));
+      high = std::max(high, static_cast<float>(in[i]));
     }
-    const T step = (high - low) / T(255);
+    const float step = (high - low) / 255.0F;
     const double offset =
-        step == T(0) ? 0.0 : std::clamp(std::nearbyint(static_cast<double>((T(0) - low) / step)), 0.0, 255.0);
-    *scale.mutable_data<T>() = step;
+        step == 0 ? 0.0 : std::clamp(std::nearbyint(static_cast<double>((0.0F - low) / step)), 0.0, 255.0);
+    *scale.mutable_data<T>() = static_cast<T>(step);
     *zero.mutable_data<std::uint8_t>() = static_cast<std::uint8_t>(offset);
     map_unary(in, y.mutable_data<std::uint8_t>(), x.size(), [=](T value) {
-      if (step == T(0)) return std::uint8_t{0};
-      const double whole = std::nearbyint(static_cast<double>(value / step)) + offset;
+      if (step == 0) return std::uint8_t{0};
+      const double whole = std::nearbyint(static_cast<double>(static_cast<float>(value) / step)) + offset;
       return static_cast<std::uint8_t>(whole != whole ? 0.0 : std::clamp(whole, 0.0, 255.0));
     });
   });

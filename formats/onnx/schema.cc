@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <onnx/defs/schema.h>
 
+#include <algorithm>
+#include <set>
+
 #include "formats/onnx/proto.h"
 
 namespace onnxfold {
@@ -115,6 +118,32 @@ bool build_body(const onnx::OpSchema& schema, const Node& node, std::int64_t ops
   return true;
 }
 
+// The schema's default of an attribute holds in the body as well.
+void add_defaults(const onnx::OpSchema& schema, onnx::FunctionProto& body) {
+  for (const auto& [name, attribute] : schema.attributes()) {
+    if (attribute.default_value.name().empty()) continue;
+    const bool given = std::any_of(body.attribute_proto().begin(), body.attribute_proto().end(),
+                                   [&](const onnx::AttributeProto& own) { return own.name() == attribute.name; });
+    if (!given) *body.add_attribute_proto() = attribute.default_value;
+  }
+}
+
+// A body leaves out optional outputs that the call omits: their places are kept by constants nobody reads.
+void make_missing_outputs(onnx::FunctionProto& body) {
+  std::set<std::string> made(body.input().begin(), body.input().end());
+  for (const onnx::NodeProto& node : body.node()) made.insert(node.output().begin(), node.output().end());
+  for (const std::string& output : body.output()) {
+    if (made.contains(output)) continue;
+    onnx::NodeProto* node = body.add_node();
+    node->set_op_type("Constant");
+    node->add_output(output);
+    onnx::AttributeProto* value = node->add_attribute();
+    value->set_name("value_float");
+    value->set_type(onnx::AttributeProto::FLOAT);
+    value->set_f(0);
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Function>> function_body(const Node& node) {
@@ -127,6 +156,8 @@ Result<std::unique_ptr<Function>> function_body(const Node& node) {
   } catch (const std::exception& error) {
     return fail(Code::kUnsupported, fmt::format("node '{}': {}", node.label(), error.what()));
   }
+  add_defaults(*schema, proto);
+  make_missing_outputs(proto);
   // What the body does not import it takes from the model.
   OF_ASSIGN(auto function, onnx_proto::import_function(proto));
   for (const auto& [domain, version] : node.graph()->opset_imports()) {

@@ -141,7 +141,8 @@ Tensor to_strings(const Buffer& data, const Dims& dims, std::size_t width, bool 
 }
 
 Result<Tensor> build(const Header& header, Buffer data) {
-  const char order = header.descr.empty() ? '?' : header.descr.front();
+  if (header.descr.size() < 2) return corrupt("its type is unreadable");
+  const char order = header.descr.front();
   const std::string_view code = std::string_view(header.descr).substr(1);
   const bool text = code.starts_with("S") || code.starts_with("U");
   const auto dtype = plain_type(code);
@@ -150,6 +151,8 @@ Result<Tensor> build(const Header& header, Buffer data) {
     std::from_chars(code.data() + 1, code.data() + code.size(), width);
     if (code.front() == 'U') width *= 4;
     if (width > (std::size_t{1} << 20)) return corrupt("its strings are over 1 MB long");
+    // No bytes prove the count then, and it is not believed.
+    if (width == 0 && element_count(header.dims) > (1 << 20)) return corrupt("too many empty strings");
   } else if (dtype) {
     width = static_cast<std::size_t>(bit_width(*dtype)) / 8;
   } else {

@@ -65,7 +65,9 @@ Result<std::map<std::string, Tensor>> load_npz(const std::string& path) {
   std::map<std::string, Tensor> arrays;
   const zip_int64_t count = zip_get_num_entries(archive.get(), 0);
   for (zip_int64_t i = 0; i < count; ++i) {
-    std::string name = zip_get_name(archive.get(), static_cast<zip_uint64_t>(i), 0);
+    const char* entry_name = zip_get_name(archive.get(), static_cast<zip_uint64_t>(i), 0);
+    if (entry_name == nullptr) return fail(Code::kCorrupt, fmt::format("{}: entry {} has no name", path, i));
+    std::string name = entry_name;
     if (name.ends_with(".npy")) name.resize(name.size() - 4);
     const std::string what = fmt::format("{}: array '{}'", path, name);
     OF_ASSIGN(Buffer data, read_entry(archive.get(), static_cast<zip_uint64_t>(i), what));

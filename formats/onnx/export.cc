@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
 #include "formats/onnx/proto.h"
 
@@ -36,7 +35,8 @@ void export_info(const Value& value, onnx::ValueInfoProto& proto) {
 
 class Exporter {
  public:
-  Exporter(const TensorExporter& data, const HoistConstant& hoist) : data_(data), hoist_(hoist) {}
+  Exporter(const TensorExporter& data, const HoistConstant& hoist, bool drop_constant_inputs = false)
+      : data_(data), hoist_(hoist), drop_constant_inputs_(drop_constant_inputs) {}
 
   Status graph(const Graph& graph, onnx::GraphProto& proto);
   Status node(const Node& node, onnx::NodeProto& proto);
@@ -52,6 +52,9 @@ class Exporter {
 
   const TensorExporter& data_;
   const HoistConstant& hoist_;
+  // Before IR version 4 inputs listed their initializers, which stayed constants; from 4 on a listed one can be
+  // overridden. When the version rises past it they leave the inputs.
+  bool drop_constant_inputs_;
 };
 
 Status Exporter::sparse(const SparseTensor& tensor, onnx::SparseTensorProto& proto) {
@@ -70,15 +73,25 @@ Status Exporter::initializer(const Value& value, const Tensor& tensor, onnx::Gra
   return {};
 }
 
+// A Constant node says its output's type itself.
 bool worth_describing(const Value& value) {
-  return value.type().kind != Type::Kind::kNone || !value.doc_string.empty() || !value.metadata.empty();
+  if (!value.doc_string.empty() || !value.metadata.empty()) return true;
+  if (value.type().kind == Type::Kind::kNone) return false;
+  const Tensor* constant = value.constant();
+  return constant == nullptr || value.type() != Type::tensor(constant->dtype(), constant->dims());
+}
+
+bool is_output_of(const Value& value, const Graph& graph) {
+  return std::any_of(value.uses().begin(), value.uses().end(), [&](const Use& use) { return use.graph == &graph; });
 }
 
 Status Exporter::graph(const Graph& graph, onnx::GraphProto& proto) {
   proto.set_name(graph.name);
   if (!graph.doc_string.empty()) proto.set_doc_string(graph.doc_string);
   export_metadata(graph.metadata, proto.mutable_metadata_props());
-  for (const Value* input : graph.inputs()) export_info(*input, *proto.add_input());
+  for (const Value* input : graph.inputs()) {
+    if (!drop_constant_inputs_ || input->initializer() == nullptr) export_info(*input, *proto.add_input());
+  }
   for (const Value* output : graph.outputs()) export_info(*output, *proto.add_output());
   for (const Node* each : graph.nodes()) {
     if (hoisted(*each)) {
@@ -92,7 +105,7 @@ Status Exporter::graph(const Graph& graph, onnx::GraphProto& proto) {
       OF_TRY(initializer(*value, *tensor, proto));
     } else if (const SparseTensor* tensor_sparse = value->sparse_initializer()) {
       OF_TRY(sparse(*tensor_sparse, *proto.add_sparse_initializer()));
-    } else if (value->producer() != nullptr && !value->is_graph_output() && !hoisted(*value->producer()) &&
+    } else if (value->producer() != nullptr && !is_output_of(*value, graph) && !hoisted(*value->producer()) &&
                worth_describing(*value)) {
       export_info(*value, *proto.add_value_info());
     }
@@ -184,7 +197,7 @@ Status export_function(const Function& function, Exporter& exporter, onnx::Funct
   if (!function.doc_string.empty()) proto.set_doc_string(function.doc_string);
   for (const std::string& name : function.attributes) proto.add_attribute(name);
   for (const Attribute& each : function.defaults) OF_TRY(exporter.attribute(each, *proto.add_attribute_proto()));
-  for (const auto& [domain, version] : function.opset_imports) {
+  for (const auto& [domain, version] : needed_opsets(*function.body, function.opset_imports)) {
     auto* import = proto.add_opset_import();
     import->set_domain(domain);
     import->set_version(version);
@@ -199,49 +212,6 @@ Status export_function(const Function& function, Exporter& exporter, onnx::Funct
   }
   return {};
 }
-
-// The IR version that the element types and constructs of the content need (onnx IR.md, "Versions").
-struct Needs {
-  std::int64_t ir_version = 3;
-  std::set<std::string> domains;
-
-  void type(DType dtype) {
-    const auto at_least = [this](std::int64_t version) { ir_version = std::max(ir_version, version); };
-    switch (dtype) {
-      case DType::kFloat8E4M3FN:
-      case DType::kFloat8E4M3FNUZ:
-      case DType::kFloat8E5M2:
-      case DType::kFloat8E5M2FNUZ:
-        return at_least(9);
-      case DType::kInt4:
-      case DType::kUint4:
-        return at_least(10);
-      case DType::kFloat4E2M1:
-        return at_least(11);
-      case DType::kFloat8E8M0:
-        return at_least(12);
-      case DType::kInt2:
-      case DType::kUint2:
-        return at_least(13);
-      default:
-        return;
-    }
-  }
-
-  void graph(const Graph& graph) {
-    for (const Value* value : graph.values()) {
-      if (value->type().is_tensor()) type(value->type().dtype);
-      const bool plain_initializer = value->initializer() != nullptr && !value->is_graph_input();
-      if (plain_initializer) ir_version = std::max<std::int64_t>(ir_version, 4);
-      if (value->sparse_initializer() != nullptr) ir_version = std::max<std::int64_t>(ir_version, 5);
-      if (!value->quantization.empty()) ir_version = std::max<std::int64_t>(ir_version, 5);
-    }
-    for (const Node* node : graph.nodes()) {
-      domains.insert(node->domain());
-      for (const Graph* inner : node->subgraphs()) this->graph(*inner);
-    }
-  }
-};
 
 }  // namespace
 
@@ -312,15 +282,10 @@ Status export_node(const Node& node, const TensorExporter& data, onnx::NodeProto
 Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
                     onnx::ModelProto& proto) {
   if (!model.opaque.empty()) proto.ParseFromString(model.opaque);
-  Needs needs;
-  if (!model.functions.empty()) needs.ir_version = 8;
-  needs.graph(model.graph());
-  for (const auto& function : model.functions) needs.graph(*function->body);
-  proto.set_ir_version(std::max(model.ir_version, needs.ir_version));
-  OpsetImports imports = model.opset_imports;
-  for (const std::string& domain : needs.domains) {
-    if (!domain.empty()) imports.try_emplace(domain, 1);
-  }
+  proto.set_ir_version(needed_ir_version(model, hoist != nullptr));
+  OpsetImports imports = needed_opsets(model.graph(), model.opset_imports);
+  // IR versions 1 and 2 mean opset 1 and may not say so.
+  if (proto.ir_version() < 3 && imports == OpsetImports{{"", 1}}) imports.clear();
   for (const auto& [domain, version] : imports) {
     auto* import = proto.add_opset_import();
     import->set_domain(domain);
@@ -332,7 +297,8 @@ Status export_model(const Model& model, const TensorExporter& data, const HoistC
   if (model.model_version != 0) proto.set_model_version(model.model_version);
   if (!model.doc_string.empty()) proto.set_doc_string(model.doc_string);
   export_metadata(model.metadata, proto.mutable_metadata_props());
-  Exporter exporter(data, hoist);
+  const bool raised = model.ir_version > 0 && model.ir_version < 4 && proto.ir_version() >= 4;
+  Exporter exporter(data, hoist, raised);
   for (const auto& function : model.functions) OF_TRY(export_function(*function, exporter, *proto.add_functions()));
   return exporter.graph(model.graph(), *proto.mutable_graph());
 }

@@ -43,6 +43,29 @@ class Importer {
   std::unordered_map<std::string, const onnx::ValueInfoProto*> types_;  // of the graph being read
 };
 
+// Fields of a newer ONNX that nothing here could carry.
+template <typename Message>
+Status refuse_unknown(const Message& proto, std::string_view what) {
+  if (proto.unknown_fields().empty()) return {};
+  return fail(Code::kUnsupported, fmt::format("{}: fields newer than ONNX 1.23", what));
+}
+
+// Before IR version 2 the type was told by the field that is set.
+onnx::AttributeProto::AttributeType type_of(const onnx::AttributeProto& proto) {
+  using A = onnx::AttributeProto;
+  if (proto.type() != A::UNDEFINED) return proto.type();
+  if (proto.has_f()) return A::FLOAT;
+  if (proto.has_i()) return A::INT;
+  if (proto.has_s()) return A::STRING;
+  if (proto.has_t()) return A::TENSOR;
+  if (proto.has_g()) return A::GRAPH;
+  if (proto.floats_size() > 0) return A::FLOATS;
+  if (proto.ints_size() > 0) return A::INTS;
+  if (proto.strings_size() > 0) return A::STRINGS;
+  if (proto.tensors_size() > 0) return A::TENSORS;
+  return proto.graphs_size() > 0 ? A::GRAPHS : A::UNDEFINED;
+}
+
 void describe(Value& value, const onnx::ValueInfoProto& info) {
   value.doc_string = info.doc_string();
   value.metadata = import_metadata(info.metadata_props());
@@ -60,11 +83,15 @@ Result<SparseTensor> import_sparse(onnx::SparseTensorProto& proto, const Externa
 
 Status Importer::inputs_and_initializers(onnx::GraphProto& proto, Graph& graph) {
   for (const auto& info : proto.input()) {
+    if (info.name().empty()) return fail(Code::kCorrupt, fmt::format("an input of graph '{}' has no name", graph.name));
     OF_ASSIGN(Type type, import_type(info.type()));
     OF_ASSIGN(Value * value, graph.add_input_exact(info.name(), std::move(type)));
     describe(*value, info);
   }
   for (auto& initializer : *proto.mutable_initializer()) {
+    if (initializer.name().empty()) {
+      return fail(Code::kCorrupt, fmt::format("an initializer of graph '{}' has no name", graph.name));
+    }
     OF_ASSIGN(Tensor tensor, import_tensor(initializer, external_));
     Value* value = graph.find(initializer.name());
     if (value != nullptr && value->is_graph_input() && value->initializer() == nullptr) {
@@ -77,6 +104,9 @@ Status Importer::inputs_and_initializers(onnx::GraphProto& proto, Graph& graph) 
   }
   for (auto& sparse : *proto.mutable_sparse_initializer()) {
     const std::string name = sparse.values().name();
+    if (name.empty()) {
+      return fail(Code::kCorrupt, fmt::format("a sparse initializer of graph '{}' has no name", graph.name));
+    }
     OF_ASSIGN(SparseTensor tensor, import_sparse(sparse, external_));
     OF_TRY(graph.add_sparse_initializer(name, std::move(tensor)));
   }
@@ -163,6 +193,7 @@ Status Importer::annotations(const onnx::GraphProto& proto, Graph& graph) {
 }
 
 Status Importer::graph(onnx::GraphProto& proto, Graph& graph, int depth) {
+  OF_TRY(refuse_unknown(proto, fmt::format("graph '{}'", proto.name())));
   if (depth > kMaxDepth) return fail(Code::kUnsupported, fmt::format("subgraphs are nested deeper than {}", kMaxDepth));
   auto outer = std::move(types_);
   types_.clear();
@@ -186,6 +217,7 @@ std::vector<T> to_vector(const Field& field) {
 }
 
 Result<Attribute> Importer::attribute(onnx::AttributeProto& proto, Graph* graph, int depth) {
+  OF_TRY(refuse_unknown(proto, fmt::format("attribute '{}'", proto.name())));
   AttributeValue value = std::int64_t{0};
   std::string tensor_name;
   if (!proto.ref_attr_name().empty()) {
@@ -196,7 +228,7 @@ Result<Attribute> Importer::attribute(onnx::AttributeProto& proto, Graph* graph,
       OF_TRY(this->graph(inner, *made, depth + 1));
       return made;
     };
-    switch (proto.type()) {
+    switch (type_of(proto)) {
       case onnx::AttributeProto::FLOAT:
         value = proto.f();
         break;
@@ -276,10 +308,12 @@ Result<Attribute> Importer::attribute(onnx::AttributeProto& proto, Graph* graph,
   Attribute made(proto.name(), std::move(value));
   made.doc_string = proto.doc_string();
   made.tensor_name = std::move(tensor_name);
+  if (made.doc_string.empty()) made.doc_string = proto.t().doc_string();
   return made;
 }
 
 Status Importer::function(onnx::FunctionProto& proto, Function& function) {
+  OF_TRY(refuse_unknown(proto, "it"));
   function.domain = plain_domain(proto.domain());
   function.name = proto.name();
   function.overload = proto.overload();
@@ -314,6 +348,10 @@ Status Importer::function(onnx::FunctionProto& proto, Function& function) {
 
 Result<Type> import_type(const onnx::TypeProto& proto) {
   Type type;
+  const auto element = [](std::int32_t code) -> Result<DType> {
+    if (code >= 0 && code <= static_cast<std::int32_t>(DType::kInt2)) return static_cast<DType>(code);
+    return fail(Code::kUnsupported, fmt::format("a value of element type {}", code));
+  };
   type.denotation = proto.denotation();
   const auto shape = [](const onnx::TensorShapeProto& dims) {
     std::vector<Dim> made;
@@ -326,20 +364,20 @@ Result<Type> import_type(const onnx::TypeProto& proto) {
     }
     return made;
   };
-  const auto inner = [&](const onnx::TypeProto& element) -> Status {
-    OF_ASSIGN(Type made, import_type(element));
+  const auto inner = [&](const onnx::TypeProto& nested) -> Status {
+    OF_ASSIGN(Type made, import_type(nested));
     type.inner.push_back(std::move(made));
     return {};
   };
   switch (proto.value_case()) {
     case onnx::TypeProto::kTensorType:
       type.kind = Type::Kind::kTensor;
-      type.dtype = static_cast<DType>(proto.tensor_type().elem_type());
+      OF_TRY(element(proto.tensor_type().elem_type()).map([&](DType dtype) { type.dtype = dtype; }));
       if (proto.tensor_type().has_shape()) type.shape = shape(proto.tensor_type().shape());
       break;
     case onnx::TypeProto::kSparseTensorType:
       type.kind = Type::Kind::kSparseTensor;
-      type.dtype = static_cast<DType>(proto.sparse_tensor_type().elem_type());
+      OF_TRY(element(proto.sparse_tensor_type().elem_type()).map([&](DType dtype) { type.dtype = dtype; }));
       if (proto.sparse_tensor_type().has_shape()) type.shape = shape(proto.sparse_tensor_type().shape());
       break;
     case onnx::TypeProto::kSequenceType:
@@ -352,7 +390,7 @@ Result<Type> import_type(const onnx::TypeProto& proto) {
       break;
     case onnx::TypeProto::kMapType:
       type.kind = Type::Kind::kMap;
-      type.dtype = static_cast<DType>(proto.map_type().key_type());
+      OF_TRY(element(proto.map_type().key_type()).map([&](DType dtype) { type.dtype = dtype; }));
       OF_TRY(inner(proto.map_type().value_type()));
       break;
     case onnx::TypeProto::kOpaqueType:

@@ -98,8 +98,13 @@ Result<Tensor> import_strings(onnx::TensorProto& proto, Dims dims) {
 
 Result<Tensor> import_tensor(onnx::TensorProto& proto, const ExternalOpener& external) {
   const auto dtype = static_cast<DType>(proto.data_type());
-  const bool known = proto.data_type() >= 1 && proto.data_type() <= static_cast<int>(DType::kInt2);
-  if (!known) return corrupt(proto, fmt::format("unknown element type {}", proto.data_type()));
+  if (proto.data_type() == onnx::TensorProto::UNDEFINED) return corrupt(proto, "has no element type");
+  if (proto.data_type() < 0 || proto.data_type() > static_cast<int>(DType::kInt2)) {
+    return fail(Code::kUnsupported, fmt::format("tensor '{}': element type {}", proto.name(), proto.data_type()));
+  }
+  if (!proto.unknown_fields().empty()) {
+    return fail(Code::kUnsupported, fmt::format("tensor '{}': fields newer than ONNX 1.23", proto.name()));
+  }
   if (proto.has_segment()) return fail(Code::kUnsupported, fmt::format("tensor '{}': segmented tensors", proto.name()));
   OF_ASSIGN(Dims dims, read_dims(proto));
   if (proto.data_location() == onnx::TensorProto::EXTERNAL) {
@@ -113,7 +118,8 @@ Result<Tensor> import_tensor(onnx::TensorProto& proto, const ExternalOpener& ext
     if (static_cast<std::int64_t>(found) == *expected) return {};
     return corrupt(proto, fmt::format("holds {} bytes where its shape needs {}", found, *expected));
   };
-  if (proto.has_raw_data()) {
+  // Some writers set an empty raw_data beside a typed field.
+  if (proto.has_raw_data() && (!proto.raw_data().empty() || *expected == 0)) {
     OF_TRY(check(proto.raw_data().size()));
     std::unique_ptr<std::string> raw(proto.release_raw_data());
     return Tensor::from_source(dtype, std::move(dims), std::make_shared<StringSource>(std::move(*raw)));

@@ -53,7 +53,7 @@ class ExternalFiles {
   Result<Entry*> file(const std::string& location);
 
   fs::path folder_;
-  std::map<std::string, Entry> files_;
+  std::map<std::string, Entry> files_;  // by real path
 };
 
 Result<std::int64_t> parse_number(const std::string& text, const char* key) {
@@ -65,30 +65,32 @@ Result<std::int64_t> parse_number(const std::string& text, const char* key) {
   return number;
 }
 
-// Neither the location nor anything it links to may leave the model's folder.
-Status check_inside(const fs::path& folder, const std::string& location) {
+// The real path of a location. Neither it nor anything it links to may leave the model's folder.
+Result<std::string> resolve(const fs::path& folder, const std::string& location) {
   const fs::path relative(location);
   const bool climbs = std::any_of(relative.begin(), relative.end(), [](const fs::path& part) { return part == ".."; });
   if (location.empty() || relative.is_absolute() || climbs || location.find('\0') != std::string::npos) {
     return fail(Code::kCorrupt, fmt::format("external data location '{}' leaves the model's folder", location));
   }
   std::error_code error;
-  const fs::path base = fs::weakly_canonical(folder, error);
-  const fs::path target = fs::weakly_canonical(folder / relative, error);
+  const fs::path base = fs::canonical(folder.empty() ? "." : folder, error);
+  const fs::path target = error ? fs::path() : fs::weakly_canonical(base / relative, error);
+  if (error) return fail(Code::kIo, fmt::format("external data file '{}': {}", location, error.message()));
   const auto mismatch = std::mismatch(base.begin(), base.end(), target.begin(), target.end());
   if (mismatch.first != base.end()) {
     return fail(Code::kCorrupt, fmt::format("external data location '{}' links out of the model's folder", location));
   }
-  return {};
+  return target.string();
 }
 
 Result<ExternalFiles::Entry*> ExternalFiles::file(const std::string& location) {
-  const auto found = files_.find(location);
+  OF_ASSIGN(const std::string path, resolve(folder_, location));
+  const auto found = files_.find(path);
   if (found != files_.end()) return &found->second;
-  OF_TRY(check_inside(folder_, location));
-  OF_ASSIGN(auto mapped, MappedFile::open((folder_ / location).string()));
-  Entry& entry = files_[location];
-  entry.file = std::move(mapped);
+  auto mapped = MappedFile::open(path);
+  if (!mapped) return fail(mapped.error().in(fmt::format("external data file '{}'", location)));
+  Entry& entry = files_[path];
+  entry.file = std::move(*mapped);
   return &entry;
 }
 
@@ -148,6 +150,7 @@ Result<std::unique_ptr<Model>> load(const std::string& path, LoadStats* stats) {
               return external.open(tensor, dtype, std::move(dims));
             }));
   if (stats != nullptr) {
+    *stats = {};
     stats->file_bytes = static_cast<std::int64_t>(file->data().size());
     external.report(*stats);
   }
@@ -185,14 +188,21 @@ void repack(onnx::TensorProto& tensor) {
   tensor.mutable_int32_data()->Add(bytes.begin(), bytes.end());
 }
 
-void repack_graph(onnx::GraphProto& graph) {
-  for (auto& initializer : *graph.mutable_initializer()) repack(initializer);
-  for (auto& node : *graph.mutable_node()) {
+void repack_graph(onnx::GraphProto& graph);
+
+void repack_nodes(google::protobuf::RepeatedPtrField<onnx::NodeProto>& nodes) {
+  for (auto& node : nodes) {
     for (auto& attribute : *node.mutable_attribute()) {
       if (attribute.has_t()) repack(*attribute.mutable_t());
+      for (auto& tensor : *attribute.mutable_tensors()) repack(tensor);
       if (attribute.has_g()) repack_graph(*attribute.mutable_g());
     }
   }
+}
+
+void repack_graph(onnx::GraphProto& graph) {
+  for (auto& initializer : *graph.mutable_initializer()) repack(initializer);
+  repack_nodes(*graph.mutable_node());
 }
 
 Status parse_text(const std::string& text, onnx::ModelProto& proto) {
@@ -213,13 +223,18 @@ Result<std::unique_ptr<Model>> parse_model_text(const std::string& text) {
   onnx::ModelProto proto;
   OF_TRY(parse_text(text, proto));
   repack_graph(*proto.mutable_graph());
+  for (auto& function : *proto.mutable_functions()) repack_nodes(*function.mutable_node());
   return onnx_proto::import_model(std::move(proto), nullptr);
 }
 
 Result<std::string> to_model_text(const Model& model) {
   onnx::ModelProto proto;
   OF_TRY(onnx_proto::export_model(model, onnx_proto::export_inline, nullptr, proto));
-  return onnx::ProtoToString(proto);
+  try {
+    return onnx::ProtoToString(proto);
+  } catch (const std::exception& error) {
+    return fail(Code::kUnsupported, fmt::format("ONNX text: {}", error.what()));
+  }
 }
 
 Result<Tensor> load_tensor_pb(const std::string& path, std::string* name) {

@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 #include <onnx/version_converter/convert.h>
 
-#include <map>
+#include <charconv>
 
 #include "formats/onnx/proto.h"
 #include "formats/onnx/schema.h"
@@ -40,17 +40,35 @@ class Weights {
   }
 
   onnx_proto::ExternalOpener opener() const {
-    return [this](const onnx::TensorProto& proto, DType, const Dims& dims) -> Result<Tensor> {
-      const Tensor& tensor = kept_[std::stoul(proto.external_data(0).value())];
-      return tensor.dims() == dims ? tensor : tensor.reshaped(dims);
+    return [this](const onnx::TensorProto& proto, DType dtype, const Dims& dims) -> Result<Tensor> {
+      const Tensor* tensor = find(proto.external_data(0).value());
+      if (tensor == nullptr || tensor->dtype() != dtype || tensor->size() != element_count(dims)) {
+        return fail(Code::kUnsupported, fmt::format("the conversion would change weight '{}'", proto.name()));
+      }
+      return tensor->dims() == dims ? *tensor : tensor->reshaped(dims);
     };
   }
 
  private:
   static constexpr std::string_view kMark = "onnxfold-weight-";
 
+  const Tensor* find(std::string_view key) const {
+    std::size_t index = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), index);
+    const bool valid = error == std::errc() && end == key.data() + key.size() && index < kept_.size();
+    return valid ? &kept_[index] : nullptr;
+  }
+
+  // A small tensor whose own bytes look like a mark has the size its shape needs; a stand-in never has.
+  static bool is_mark(const onnx::TensorProto& proto) {
+    if (!proto.has_raw_data() || !std::string_view(proto.raw_data()).starts_with(kMark)) return false;
+    const Dims dims(proto.dims().begin(), proto.dims().end());
+    const auto own = packed_bytes(static_cast<DType>(proto.data_type()), element_count(dims));
+    return own && *own > kSmallTensor;
+  }
+
   static void mark(onnx::TensorProto& proto) {
-    if (!proto.has_raw_data() || !std::string_view(proto.raw_data()).starts_with(kMark)) return;
+    if (!is_mark(proto)) return;
     auto* entry = proto.add_external_data();
     entry->set_key("location");
     entry->set_value(proto.raw_data().substr(kMark.size()));

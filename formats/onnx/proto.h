@@ -41,4 +41,9 @@ using HoistConstant = std::function<bool(const Tensor&)>;
 Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
                     onnx::ModelProto& proto);
 
+// The lowest IR version that can carry the content, not below the declared one.
+std::int64_t needed_ir_version(const Model& model, bool hoisting);
+// The declared imports and those of domains that nodes use without declaring.
+OpsetImports needed_opsets(const Graph& graph, const OpsetImports& declared);
+
 }  // namespace onnxfold::onnx_proto

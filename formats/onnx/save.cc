@@ -2,6 +2,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <google/protobuf/io/zero_copy_stream_impl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -25,6 +27,15 @@ namespace fs = std::filesystem;
 // Protobuf counts in 31 bits; a margin for everything that is not tensor data.
 constexpr std::int64_t kInlineLimit = (std::int64_t{2} << 30) - (std::int64_t{16} << 20);
 constexpr std::int64_t kChunk = 16 << 20;
+
+// Whole pages of a read-only mapping that need not stay in memory; touching them again reads the file again.
+void drop_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
+  const std::uintptr_t begin = (first + page - 1) / page * page;
+  const std::uintptr_t end = (first + bytes.size()) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
 
 // Where each external tensor lies in the data file. Tensors that share memory share their place.
 class Layout {
@@ -91,7 +102,7 @@ class DataWriter {
       Status status;
       try {
         status = write(next->first, next->second);
-      } catch (const std::bad_alloc&) {
+      } catch (const std::exception&) {  // std::bad_alloc: a deferred function throws nothing else
         status = fail(Code::kResource, "out of memory while a tensor was made; use fewer threads or a smaller budget");
       }
       finish(cost(next->first), std::move(status));
@@ -116,34 +127,18 @@ class DataWriter {
   }
 
   Status write(const Tensor& tensor, std::int64_t offset) {
-    if (const FileRegion* region = tensor.file()) return copy(*region, offset);
     OF_ASSIGN(const Bytes bytes, tensor.bytes());
-    return put(bytes.span(), offset);
+    return put(bytes.span(), offset, tensor.file() != nullptr);
   }
 
-  Status put(std::span<const std::byte> bytes, std::int64_t offset) {
+  // In chunks, so that no large part of a mapped file becomes resident. The mapping is read, not the path: the file
+  // there may be another one by now.
+  Status put(std::span<const std::byte> bytes, std::int64_t offset, bool mapped) {
     for (std::size_t at = 0; at < bytes.size(); at += kChunk) {
       const std::size_t size = std::min<std::size_t>(kChunk, bytes.size() - at);
       OF_TRY(file_.write_at(bytes.data() + at, size, offset + static_cast<std::int64_t>(at)));
+      if (mapped) drop_pages(bytes.subspan(at, size));
       progress(static_cast<std::int64_t>(size));
-    }
-    return {};
-  }
-
-  // File to file in chunks, so that neither side stays resident.
-  Status copy(const FileRegion& region, std::int64_t offset) {
-    const int source = ::open(region.path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (source < 0) return fail(Code::kIo, fmt::format("{}: cannot open: {}", region.path, std::strerror(errno)));
-    const std::unique_ptr<const int, void (*)(const int*)> closer(&source, [](const int* fd) { ::close(*fd); });
-    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(kChunk, region.length)));
-    for (std::int64_t done = 0; done < region.length;) {
-      const auto wanted = static_cast<std::size_t>(std::min(kChunk, region.length - done));
-      const ssize_t got = pread(source, buffer.data(), wanted, region.offset + done);
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) return fail(Code::kIo, fmt::format("{}: cannot read, or it shrank", region.path));
-      OF_TRY(file_.write_at(buffer.data(), static_cast<std::size_t>(got), offset + done));
-      done += got;
-      progress(got);
     }
     return {};
   }
@@ -228,6 +223,9 @@ Result<SaveStats> save_external(const Model& model, const std::string& path, con
   if (fs::path(name).has_parent_path()) {
     return fail(Code::kInvalidArgument, fmt::format("external data file '{}' must lie beside the model", name));
   }
+  if (name == target.filename().string()) {
+    return fail(Code::kInvalidArgument, fmt::format("external data file '{}' has the name of the model itself", name));
+  }
   const std::string data_path = (target.parent_path() / name).string();
   OF_TRY(check_target(data_path, options));
   Layout layout(options, name);
@@ -264,6 +262,9 @@ Result<SaveStats> save_model(const Model& model, const std::string& path, const 
 Result<Buffer> serialize_model(const Model& model) {
   onnx::ModelProto proto;
   OF_TRY(onnx_proto::export_model(model, onnx_proto::export_inline, nullptr, proto));
+  if (proto.ByteSizeLong() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    return fail(Code::kInvalidArgument, "over 2 GB, which no ONNX message can hold");
+  }
   Buffer bytes(proto.ByteSizeLong());
   google::protobuf::io::ArrayOutputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   google::protobuf::io::CodedOutputStream coded(&stream);

@@ -14,6 +14,7 @@ using Table = std::map<Key, std::vector<const KernelRow*>>;
 // clang-format off
 constexpr KernelRows (*kFiles[])() = {
     attention_kernels,
+    attention_ort_kernels,
     cast_kernels,
     channel_norm_kernels,
     col2im_kernels,
@@ -33,6 +34,7 @@ constexpr KernelRows (*kFiles[])() = {
     expand_kernels,
     gather_block_quantized_kernels,
     gather_kernels,
+    grid_sample_kernels,
     gru_kernels,
     integer_products_kernels,
     layer_norm_kernels,
@@ -46,6 +48,7 @@ constexpr KernelRows (*kFiles[])() = {
     reduce_kernels,
     resize_kernels,
     roi_kernels,
+    rotary_kernels,
     scatter_kernels,
     sequence_kernels,
     shape_kernels,

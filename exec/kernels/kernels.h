@@ -6,6 +6,7 @@
 namespace onnxfold {
 
 KernelRows attention_kernels();
+KernelRows attention_ort_kernels();
 KernelRows cast_kernels();
 KernelRows channel_norm_kernels();
 KernelRows col2im_kernels();
@@ -25,6 +26,7 @@ KernelRows elementwise_unary_kernels();
 KernelRows expand_kernels();
 KernelRows gather_block_quantized_kernels();
 KernelRows gather_kernels();
+KernelRows grid_sample_kernels();
 KernelRows gru_kernels();
 KernelRows integer_products_kernels();
 KernelRows layer_norm_kernels();
@@ -38,6 +40,7 @@ KernelRows recurrent_kernels();
 KernelRows reduce_kernels();
 KernelRows resize_kernels();
 KernelRows roi_kernels();
+KernelRows rotary_kernels();
 KernelRows scatter_kernels();
 KernelRows sequence_kernels();
 KernelRows shape_kernels();

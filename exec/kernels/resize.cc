@@ -27,14 +27,15 @@ struct AxisPlan {
 // Input coordinate of output position x.
 double source(const Mode& mode, const AxisPlan& axis, double x) {
   const auto in = static_cast<double>(axis.in), out = static_cast<double>(axis.out);
-  const double length = axis.scale * in;  // before rounding down
+  // The resized length before it was rounded down; sizes give it exactly.
+  const double length = std::abs(axis.scale * in - out) < 1e-6 ? out : axis.scale * in;
   if (mode.coordinates == "asymmetric") return x / axis.scale;
-  if (mode.coordinates == "align_corners") return length == 1 || out == 1 ? 0 : x * (in - 1) / (out - 1);
+  if (mode.coordinates == "align_corners") return length == 1 ? 0 : x * (in - 1) / (length - 1);
   if (mode.coordinates == "pytorch_half_pixel") return out > 1 ? (x + 0.5) / axis.scale - 0.5 : 0;
   if (mode.coordinates == "tf_half_pixel_for_nn") return (x + 0.5) / axis.scale;
   if (mode.coordinates == "tf_crop_and_resize") {
-    if (out <= 1) return 0.5 * (axis.roi_begin + axis.roi_end) * (in - 1);
-    return axis.roi_begin * (in - 1) + x * (axis.roi_end - axis.roi_begin) * (in - 1) / (out - 1);
+    if (length == 1) return 0.5 * (axis.roi_begin + axis.roi_end) * (in - 1);
+    return axis.roi_begin * (in - 1) + x * (axis.roi_end - axis.roi_begin) * (in - 1) / (length - 1);
   }
   const double shift = mode.coordinates == "half_pixel_symmetric" ? in / 2 * (1 - out / length) : 0;
   return shift + (x + 0.5) / axis.scale - 0.5;

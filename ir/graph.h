@@ -223,6 +223,8 @@ class Graph {
   // absent).
   std::unique_ptr<Graph> clone(Graph* new_parent, std::unordered_map<const Value*, Value*>& map) const;
 
+  // Exchanges everything but the identity of the two objects (parent, model, opset imports).
+  void swap_contents(Graph& other);
   // Makes this root graph read the opset imports and model of another root graph (a function body's copy).
   void adopt_opsets(const Graph& other);
 
@@ -236,6 +238,7 @@ class Graph {
   friend class Node;
   friend class Value;
 
+  void own_contents();
   Value* new_value(std::string name, Type type);
   void link_node(Node& node, const Node* before);
   void attach(Value& value, Use use);

@@ -46,14 +46,9 @@ std::unique_ptr<Function> clone_function(const Function& function) {
 }  // namespace
 
 void Model::adopt_graph(Model& other) {
-  graph_ = std::move(other.graph_);
-  graph_->opsets_ = &opset_imports;
-  graph_->model_ = this;
+  graph_->swap_contents(*other.graph_);
   ir_version = other.ir_version;
   opset_imports = other.opset_imports;
-  other.graph_ = std::make_unique<Graph>();
-  other.graph_->opsets_ = &other.opset_imports;
-  other.graph_->model_ = &other;
 }
 
 std::vector<Graph*> Model::graphs() {

@@ -35,7 +35,8 @@ class Model {
   Graph& graph() { return *graph_; }
   const Graph& graph() const { return *graph_; }
   std::unique_ptr<Model> clone() const;
-  // Takes over the main graph, IR version and opset imports of `other` (left empty); the rest stays.
+  // Takes over the content of the main graph, the IR version and the opset imports of `other`; the rest stays, and so
+  // does the Graph object itself. Pointers to its old nodes and values belong to `other` afterwards.
   void adopt_graph(Model& other);
   // The main graph and every subgraph in it, outermost first; function bodies not included.
   std::vector<Graph*> graphs();

@@ -1,1 +1,183 @@
+// Seeded inputs that respect what the inputs are.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
 #include "analysis/calibrate/dataset.h"
+#include "analysis/calibrate/derived_inputs.h"
+#include "ir/match.h"
+
+namespace onnxfold {
+namespace {
+
+// splitmix64 (Steele, Lea, Flood 2014): the same numbers on every platform.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next() {
+    std::uint64_t z = (state_ += 0x9E3779B97F4A7C15ULL);
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    return z ^ (z >> 31);
+  }
+  double uniform() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1.0p-53; }
+  double normal() { return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * M_PI * uniform()); }
+  std::int64_t below(std::int64_t limit) {
+    return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(limit));
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+// Dynamic dimensions get a size per symbol; unnamed ones per (input, axis).
+class Sizes {
+ public:
+  explicit Sizes(int variant) : variant_(variant) {}
+
+  std::int64_t of(const Value& input, std::size_t axis, const Dim& dim) {
+    const std::string key = dim.symbol.empty() ? fmt::format("{}#{}", input.name(), axis) : dim.symbol;
+    const auto found = chosen_.find(key);
+    if (found != chosen_.end()) return found->second;
+    return chosen_[key] = choose(input, axis, dim.symbol);
+  }
+
+ private:
+  std::int64_t choose(const Value& input, std::size_t axis, const std::string& symbol) const {
+    const bool past = symbol.find("past") != std::string::npos || input.name().find("past") != std::string::npos;
+    const int rank = input.rank().value_or(0);
+    if (axis == 0) return variant_ == 0 ? 2 : 1;  // batch
+    if (past) return variant_ == 0 ? 4 : 7;
+    if (rank >= 4 && is_float(input.dtype()) && axis >= 2) return variant_ == 0 ? 64 : 96;  // images
+    return variant_ == 0 ? 8 : 13;                                                          // sequences
+  }
+
+  int variant_;
+  std::map<std::string, std::int64_t> chosen_;
+};
+
+// The smallest table that values derived from `value` index, following what keeps numbers as they are.
+void smallest_table(const Value& value, std::int64_t& limit, std::set<const Value*>& seen) {
+  if (!seen.insert(&value).second) return;
+  static const std::set<std::string_view> kKeeps = {"Cast",    "Reshape",   "Unsqueeze", "Squeeze", "Identity",
+                                                    "Flatten", "Transpose", "Slice",     "Expand",  "Concat",
+                                                    "Clip",    "Split",     "Tile"};
+  for (const Use& use : value.uses()) {
+    const Node* node = use.node;
+    if (node == nullptr) continue;
+    const bool gathers =
+        node->is("Gather") || node->is("GatherElements") || node->is("GatherBlockQuantized", "com.microsoft");
+    if (gathers && use.index == 1) {
+      const auto dims = node->input(0)->static_dims();
+      std::int64_t axis = node->attr_int(node->domain().empty() ? "axis" : "gather_axis", 0);
+      if (!dims || dims->empty()) continue;
+      if (axis < 0) axis += static_cast<std::int64_t>(dims->size());
+      limit = std::min(limit, (*dims)[static_cast<std::size_t>(axis)]);
+    } else if (node->is("EmbedLayerNormalization", "com.microsoft") && use.index < 2) {
+      const Value* table = node->input(static_cast<std::size_t>(use.index) == 0 ? 2 : 4);
+      if (const Tensor* tensor = constant(table)) limit = std::min(limit, tensor->dims()[0]);
+    } else if (node->is("OneHot") && use.index == 0) {
+      if (const auto depth = scalar_constant(node->input(1)))
+        limit = std::min(limit, static_cast<std::int64_t>(*depth));
+    } else if (node->domain().empty() && kKeeps.contains(node->op_type())) {
+      for (const Value* output : node->outputs()) {
+        if (output != nullptr) smallest_table(*output, limit, seen);
+      }
+    }
+  }
+}
+
+std::int64_t index_limit(const Value& input) {
+  std::int64_t limit = 1000;
+  std::set<const Value*> seen;
+  std::int64_t found = std::int64_t{1} << 40;
+  smallest_table(input, found, seen);
+  return found < (std::int64_t{1} << 40) ? std::max<std::int64_t>(1, found) : limit;
+}
+
+// Ones, with the end of every row but the first masked out.
+double mask_at(std::int64_t i, const Dims& dims) {
+  const std::int64_t length = dims.empty() ? 1 : dims.back();
+  const std::int64_t row = i / std::max<std::int64_t>(1, length);
+  const std::int64_t masked = row % 2 == 1 ? length / 4 : 0;
+  return i % length < length - masked || i % length == 0 ? 1 : 0;
+}
+
+Result<Datum> generate(const Value& input, Sizes& sizes, Random& random, int variant) {
+  if (!input.type().is_tensor() || !input.type().shape) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("input '{}' has no declared shape, so nothing can be made for it; give "
+                            "--data",
+                            input.name()));
+  }
+  Dims dims;
+  std::int64_t count = 1;
+  for (std::size_t axis = 0; axis < input.type().shape->size(); ++axis) {
+    const Dim& dim = (*input.type().shape)[axis];
+    dims.push_back(dim.known() && (*dim.value > 0 || !dim.symbol.empty()) ? *dim.value : sizes.of(input, axis, dim));
+    if (__builtin_mul_overflow(count, dims.back(), &count) || count > (std::int64_t{1} << 31)) {
+      return fail(Code::kInvalidArgument, fmt::format("input '{}' {} is too large to be made up; give --data",
+                                                      input.name(), to_string(input.type())));
+    }
+  }
+  if (input.dtype() == DType::kString) {
+    return Datum(*to_array(Tensor::strings(dims, std::vector<std::string>(static_cast<std::size_t>(count), "word")),
+                           Precision::kFloat32));
+  }
+  const InputRole role = role_of(input);
+  const std::int64_t limit = is_integer(input.dtype()) ? index_limit(input) : 0;
+  const bool past = input.name().find("past") != std::string::npos;
+  std::vector<double> values(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    double value = 0;
+    if (role == InputRole::kMask) {
+      value = mask_at(i, dims);
+    } else if (role == InputRole::kPosition) {
+      value = static_cast<double>((dims.empty() ? 0 : i % dims.back()) % std::max<std::int64_t>(1, limit));
+    } else if (role == InputRole::kTokenType) {
+      value = static_cast<double>(random.below(std::min<std::int64_t>(limit, 2)));
+    } else if (input.dtype() == DType::kBool) {
+      value = count == 1 ? 1 - variant : static_cast<double>(random.below(2));
+    } else if (is_integer(input.dtype())) {
+      value = static_cast<double>(random.below(std::min(limit, std::int64_t{1} << 20)));
+    } else {
+      value = random.normal() * (past ? 0.1 : 1.0);
+    }
+    values[static_cast<std::size_t>(i)] = value;
+  }
+  OF_ASSIGN(const Tensor tensor, from_doubles(input.dtype(), dims, values));
+  OF_ASSIGN(Array array, to_array(tensor, Precision::kFloat32));
+  return Datum(std::move(array));
+}
+
+}  // namespace
+
+Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
+  Dataset dataset;
+  bool dynamic = false;
+  for (const Value* input : model.graph().inputs()) {
+    if (input->type().shape) {
+      for (const Dim& dim : *input->type().shape) dynamic = dynamic || !dim.known() || *dim.value == 0;
+    }
+  }
+  for (int variant = 0; variant < 2; ++variant) {
+    Random random(seed * 2 + static_cast<std::uint64_t>(variant) + 1);
+    Sizes sizes(variant);
+    Feeds feeds;
+    std::int64_t samples = 1;
+    for (const Value* input : model.graph().inputs()) {
+      if (input->initializer() != nullptr) continue;
+      OF_ASSIGN(feeds[input->name()], generate(*input, sizes, random, variant));
+      const Array& made = feeds[input->name()].array;
+      if (made.rank() > 0) samples = std::max<std::int64_t>(1, made.dim(0));
+    }
+    dataset.batches.push_back(std::move(feeds));
+    dataset.batch_sizes.push_back(samples);
+  }
+  dataset.origin = fmt::format("generated inputs, seed {}{}", seed, dynamic ? ", two sizes" : "");
+  return dataset;
+}
+
+}  // namespace onnxfold

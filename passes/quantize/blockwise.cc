@@ -87,7 +87,7 @@ struct Quantizer {
     }
     const float factor = *scale != 0.0F ? 1.0F / *scale : 0.0F;
     round_codes(values, count, factor, offset, top, codes);
-    std::fill(codes + count, codes + format.block, static_cast<std::uint8_t>(offset));
+    std::fill(codes + count, codes + format.block, std::uint8_t{0});  // never read; 0 as ONNX Runtime writes it
     return true;
   }
 };

@@ -56,6 +56,8 @@ Buffer pack_zero_rows(const BlockCodes& codes, int bits) {
   for (std::int64_t row = 0; row < codes.rows; ++row) {
     for (std::int64_t b = 0; b < codes.blocks; ++b)
       writer.put(codes.zeros[static_cast<std::size_t>(row * codes.blocks + b)]);
+    // An unused half byte holds the middle code, as ONNX Runtime writes it.
+    if (codes.blocks * bits % 8 != 0) writer.put(static_cast<std::uint8_t>(1 << (bits - 1)));
     writer.align();
   }
   return writer.take();

@@ -70,6 +70,13 @@ struct Quantizer {
         top(static_cast<float>((1 << given.bits) - 1)),
         middle(static_cast<float>(1 << (given.bits - 1))) {}
 
+  // What ONNX Runtime leaves behind a short block: zeros, but a half-filled byte repeats the code two before it. It
+  // works on pairs of blocks, so the second of a pair may reach into the first (`previous`: its last code, or 0).
+  void pad(std::uint8_t* codes, std::int64_t count, std::uint8_t previous) const {
+    std::fill(codes + count, codes + format.block, std::uint8_t{0});
+    if (format.bits == 4 && count % 2 != 0) codes[count] = count > 1 ? codes[count - 2] : previous;
+  }
+
   // False when the block holds something that is not a finite number.
   bool block(const float* values, std::int64_t count, std::uint8_t* codes, float* scale, std::uint8_t* zero) const {
     const Extremes range = extremes(values, count);
@@ -87,7 +94,6 @@ struct Quantizer {
     }
     const float factor = *scale != 0.0F ? 1.0F / *scale : 0.0F;
     round_codes(values, count, factor, offset, top, codes);
-    std::fill(codes + count, codes + format.block, std::uint8_t{0});  // never read; 0 as ONNX Runtime writes it
     return true;
   }
 };
@@ -134,6 +140,10 @@ bool quantize_tile(const std::byte* data, DType dtype, const BlockShape& shape, 
       if (!quantizer.block(tile.data() + r * block, cols, &out.codes[static_cast<std::size_t>(at * block)],
                            &out.scales[static_cast<std::size_t>(at)], zero)) {
         return false;
+      }
+      if (cols < block) {
+        std::uint8_t* codes = &out.codes[static_cast<std::size_t>(at * block)];
+        quantizer.pad(codes, cols, b % 2 == 1 ? codes[-1] : std::uint8_t{0});
       }
     }
   }

@@ -33,7 +33,7 @@ struct BlockShape {
 
 struct BlockCodes {
   std::int64_t rows = 0, blocks = 0, block = 0, cols = 0;
-  std::vector<std::uint8_t> codes;  // [rows, blocks * block]; past cols: 0
+  std::vector<std::uint8_t> codes;  // [rows, blocks * block]; past cols: never read
   std::vector<float> scales;        // [rows, blocks]
   std::vector<std::uint8_t> zeros;  // [rows, blocks]; empty when symmetric
 };

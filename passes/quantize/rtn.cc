@@ -104,8 +104,9 @@ class Rtn final : public Pass {
   std::int64_t min_elements_;
   std::vector<std::string> include_, exclude_;
   bool raised_ = false;
-  // Weights that several nodes read in the same way are stored once: (value, transposed, graph).
-  std::map<std::tuple<const Value*, bool, const Graph*>, Parts> made_;
+  // Weights that several nodes read in the same way are stored once: (value, transposed, table, graph). A table and a
+  // product need other shapes of the same numbers.
+  std::map<std::tuple<const Value*, bool, bool, const Graph*>, Parts> made_;
 };
 
 bool matches_any(const std::vector<std::string>& patterns, const Target& target) {
@@ -185,7 +186,7 @@ Value* Rtn::add_part(Graph& graph, const std::string& name, DType dtype, Dims di
 }
 
 Parts Rtn::make_parts(Graph& graph, const Target& target) {
-  const auto key = std::make_tuple(static_cast<const Value*>(target.weight), target.shape.transposed,
+  const auto key = std::make_tuple(static_cast<const Value*>(target.weight), target.shape.transposed, target.table,
                                    static_cast<const Graph*>(&graph));
   if (const auto found = made_.find(key); found != made_.end()) return found->second;
   const Tensor weight = *constant(target.weight);

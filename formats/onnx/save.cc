@@ -1,20 +1,16 @@
 // Model -> files: atomic, compact, within a memory budget.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <google/protobuf/io/zero_copy_stream_impl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
 #include <filesystem>
 #include <limits>
 #include <map>
-#include <mutex>
-#include <thread>
 
+#include "formats/onnx/data_writer.h"
+#include "formats/onnx/inline_file.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/proto.h"
 #include "formats/pending_files.h"
@@ -26,17 +22,6 @@ namespace fs = std::filesystem;
 
 // Protobuf counts in 31 bits; a margin for everything that is not tensor data.
 constexpr std::int64_t kInlineLimit = (std::int64_t{2} << 30) - (std::int64_t{16} << 20);
-constexpr std::int64_t kChunk = 16 << 20;
-
-// Whole pages of a read-only mapping that need not stay in memory; touching them again reads the file again.
-void drop_pages(std::span<const std::byte> bytes) {
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
-  const std::uintptr_t begin = (first + page - 1) / page * page;
-  const std::uintptr_t end = (first + bytes.size()) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
-
 // Where each external tensor lies in the data file. Tensors that share memory share their place.
 class Layout {
  public:
@@ -63,7 +48,7 @@ class Layout {
     return {};
   }
 
-  const std::vector<std::pair<Tensor, std::int64_t>>& tensors() const { return tensors_; }
+  const PlacedTensors& tensors() const { return tensors_; }
   std::int64_t size() const { return size_; }
 
  private:
@@ -76,96 +61,8 @@ class Layout {
   const SaveOptions& options_;
   std::string location_;
   std::map<const void*, std::int64_t> offsets_;
-  std::vector<std::pair<Tensor, std::int64_t>> tensors_;  // in file order
+  PlacedTensors tensors_;
   std::int64_t size_ = 0;
-};
-
-// Writes the tensors of a layout with several workers, each making one tensor at a time. A worker starts the next
-// tensor when the bytes in flight leave room for it, or when nothing is in flight: at least one tensor always proceeds.
-class DataWriter {
- public:
-  DataWriter(const Layout& layout, const SaveOptions& options, PendingFile& file)
-      : layout_(layout), options_(options), file_(file) {}
-
-  Status run() {
-    if (auto status = file_.resize(layout_.size()); !status) return status;
-    std::vector<std::thread> workers;
-    for (int i = 1; i < std::max(1, options_.threads); ++i) workers.emplace_back([this] { work(); });
-    work();
-    for (std::thread& worker : workers) worker.join();
-    return result_;
-  }
-
- private:
-  void work() {
-    while (const auto* next = take()) {
-      Status status;
-      try {
-        status = write(next->first, next->second);
-      } catch (const std::exception&) {  // std::bad_alloc: a deferred function throws nothing else
-        status = fail(Code::kResource, "out of memory while a tensor was made; use fewer threads or a smaller budget");
-      }
-      finish(cost(next->first), std::move(status));
-    }
-  }
-
-  // Bytes held while the tensor is made; mapped and owned ones are written from where they are.
-  static std::int64_t cost(const Tensor& tensor) { return tensor.is_deferred() ? tensor.nbytes() : 0; }
-
-  const std::pair<Tensor, std::int64_t>* take() {
-    std::unique_lock lock(mutex_);
-    const auto& tensors = layout_.tensors();
-    const auto fits = [&] {
-      return !result_ || next_ >= tensors.size() || in_flight_ == 0 ||
-             in_flight_ + cost(tensors[next_].first) <= options_.memory_budget;
-    };
-    wake_.wait(lock, fits);
-    if (!result_ || next_ >= tensors.size()) return nullptr;
-    const auto* taken = &tensors[next_++];
-    in_flight_ += cost(taken->first);
-    return taken;
-  }
-
-  Status write(const Tensor& tensor, std::int64_t offset) {
-    OF_ASSIGN(const Bytes bytes, tensor.bytes());
-    return put(bytes.span(), offset, tensor.file() != nullptr);
-  }
-
-  // In chunks, so that no large part of a mapped file becomes resident. The mapping is read, not the path: the file
-  // there may be another one by now.
-  Status put(std::span<const std::byte> bytes, std::int64_t offset, bool mapped) {
-    for (std::size_t at = 0; at < bytes.size(); at += kChunk) {
-      const std::size_t size = std::min<std::size_t>(kChunk, bytes.size() - at);
-      OF_TRY(file_.write_at(bytes.data() + at, size, offset + static_cast<std::int64_t>(at)));
-      if (mapped) drop_pages(bytes.subspan(at, size));
-      progress(static_cast<std::int64_t>(size));
-    }
-    return {};
-  }
-
-  void progress(std::int64_t bytes) {
-    if (!options_.progress) return;
-    const std::lock_guard lock(progress_mutex_);
-    done_ += bytes;
-    options_.progress(done_, layout_.size());
-  }
-
-  void finish(std::int64_t bytes, Status status) {
-    const std::lock_guard lock(mutex_);
-    in_flight_ -= bytes;
-    if (!status && result_) result_ = std::move(status);
-    wake_.notify_all();
-  }
-
-  const Layout& layout_;
-  const SaveOptions& options_;
-  PendingFile& file_;
-  std::mutex mutex_, progress_mutex_;
-  std::condition_variable wake_;
-  std::size_t next_ = 0;
-  std::int64_t in_flight_ = 0;
-  std::int64_t done_ = 0;
-  Status result_;
 };
 
 std::int64_t tensor_bytes(const Graph& graph) {
@@ -181,11 +78,14 @@ std::int64_t tensor_bytes(const Graph& graph) {
   return total;
 }
 
+tl::unexpected<Error> too_large(const std::string& path) {
+  return fail(Code::kInvalidArgument,
+              fmt::format("{}: over 2 GB, which no ONNX file can hold inline; write external data (--external)", path));
+}
+
 Status write_proto(const onnx::ModelProto& proto, PendingFile& file) {
   if (proto.ByteSizeLong() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-    return fail(Code::kInvalidArgument, fmt::format("{}: over 2 GB, which no ONNX file can hold inline; write external "
-                                                    "data (--external)",
-                                                    file.target()));
+    return too_large(file.target());
   }
   google::protobuf::io::FileOutputStream stream(file.descriptor(), 1 << 20);
   google::protobuf::io::CodedOutputStream coded(&stream);
@@ -207,14 +107,15 @@ Status check_target(const std::string& path, const SaveOptions& options) {
   return {};
 }
 
-Result<SaveStats> save_inline(const Model& model, const std::string& path) {
-  onnx::ModelProto proto;
-  OF_TRY(onnx_proto::export_model(model, onnx_proto::export_inline, nullptr, proto));
+Result<SaveStats> save_inline(const Model& model, const std::string& path, const SaveOptions& options) {
+  OF_ASSIGN(const onnx_proto::InlineFile content, onnx_proto::lay_out_inline(model));
+  if (content.size > std::numeric_limits<std::int32_t>::max()) return too_large(path);
   OF_ASSIGN(PendingFile file, PendingFile::create(path));
-  OF_TRY(write_proto(proto, file));
+  OF_TRY(write_tensors(content.tensors, content.size, options, file));
+  for (const auto& [offset, bytes] : content.pieces) OF_TRY(file.write_at(bytes.data(), bytes.size(), offset));
   OF_TRY(file.flush());
   OF_TRY(file.commit());
-  return SaveStats{static_cast<std::int64_t>(proto.ByteSizeLong()), 0};
+  return SaveStats{content.size, 0};
 }
 
 Result<SaveStats> save_external(const Model& model, const std::string& path, const SaveOptions& options) {
@@ -235,7 +136,7 @@ Result<SaveStats> save_external(const Model& model, const std::string& path, con
       [&](const Tensor& tensor) { return layout.external(tensor); }, proto));
   OF_ASSIGN(PendingFile file, PendingFile::create(path));
   OF_ASSIGN(PendingFile data, PendingFile::create(data_path));
-  OF_TRY(DataWriter(layout, options, data).run());
+  OF_TRY(write_tensors(layout.tensors(), layout.size(), options, data));
   OF_TRY(write_proto(proto, file));
   OF_TRY(data.flush());
   OF_TRY(file.flush());
@@ -251,12 +152,10 @@ Result<SaveStats> save_model(const Model& model, const std::string& path, const 
   OF_TRY(check_target(path, options));
   const bool large = tensor_bytes(model.graph()) >= kInlineLimit;
   if (options.placement == DataPlacement::kInline && large) {
-    return fail(
-        Code::kInvalidArgument,
-        fmt::format("{}: over 2 GB, which no ONNX file can hold inline; write external data (--external)", path));
+    return too_large(path);
   }
   const bool external = options.placement == DataPlacement::kExternal || large;
-  return external ? save_external(model, path, options) : save_inline(model, path);
+  return external ? save_external(model, path, options) : save_inline(model, path, options);
 }
 
 Result<Buffer> serialize_model(const Model& model) {

@@ -1,0 +1,97 @@
+// A ModelProto message written by hand where it matters: the graph's initializers come last, and the raw data of each
+// large one is a gap of known place and length.
+#include "formats/onnx/inline_file.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
+#include <map>
+#include <memory>
+
+#include "formats/onnx/proto.h"
+
+namespace onnxfold::onnx_proto {
+namespace {
+
+constexpr std::int64_t kLarge = 64 << 10;  // bytes from which a tensor is worth a gap
+
+// Tags of length-delimited fields (protobuf encoding: number << 3 | 2).
+constexpr char kModelGraph = 7 << 3 | 2;
+constexpr char kGraphInitializer = 5 << 3 | 2;
+constexpr char kTensorRawData = 9 << 3 | 2;
+
+std::string serialized(const google::protobuf::Message& message) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  message.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return bytes;
+}
+
+std::string header(char tag, std::int64_t length) {
+  std::string bytes(1, tag);
+  auto left = static_cast<std::uint64_t>(length);
+  for (; left >= 0x80; left >>= 7) bytes += static_cast<char>(left | 0x80);
+  return bytes + static_cast<char>(left);
+}
+
+struct Initializer {
+  std::string head;  // up to the raw data
+  Tensor data;       // undefined when the head holds everything
+};
+
+Initializer lay_out(const onnx::TensorProto& proto, const Tensor& data) {
+  std::string content = serialized(proto);
+  if (data.defined()) content += header(kTensorRawData, data.nbytes());
+  const auto length = static_cast<std::int64_t>(content.size()) + data.nbytes();
+  return {header(kGraphInitializer, length) + content, data};
+}
+
+}  // namespace
+
+Result<InlineFile> lay_out_inline(const Model& model) {
+  std::map<const onnx::TensorProto*, Tensor> held;
+  onnx::ModelProto proto;
+  OF_TRY(export_model(
+      model,
+      [&](const Tensor& tensor, onnx::TensorProto& made) -> Status {
+        if (tensor.dtype() == DType::kString || tensor.nbytes() < kLarge) return export_inline(tensor, made);
+        held[&made] = tensor;
+        return {};
+      },
+      nullptr, proto));
+  const std::unique_ptr<onnx::GraphProto> graph(proto.release_graph());
+  std::vector<Initializer> initializers;
+  std::int64_t length = 0;
+  for (const onnx::TensorProto& each : graph->initializer()) {
+    const auto found = held.find(&each);
+    initializers.push_back(lay_out(each, found == held.end() ? Tensor() : found->second));
+    if (found != held.end()) held.erase(found);
+    length += static_cast<std::int64_t>(initializers.back().head.size()) + initializers.back().data.nbytes();
+  }
+  // Large tensors elsewhere (attributes, subgraphs) stay part of their messages.
+  for (const auto& [place, tensor] : held) OF_TRY(export_inline(tensor, const_cast<onnx::TensorProto&>(*place)));
+  graph->clear_initializer();
+  const std::string body = serialized(*graph);
+  length += static_cast<std::int64_t>(body.size());
+
+  InlineFile file;
+  std::string piece = serialized(proto) + header(kModelGraph, length) + body;
+  for (Initializer& each : initializers) {
+    piece += each.head;
+    if (!each.data.defined()) continue;
+    const auto at = file.size + static_cast<std::int64_t>(piece.size());
+    file.pieces.emplace_back(file.size, std::move(piece));
+    piece.clear();
+    file.size = at + each.data.nbytes();
+    file.tensors.emplace_back(std::move(each.data), at);
+  }
+  const auto rest = static_cast<std::int64_t>(piece.size());
+  if (rest > 0) file.pieces.emplace_back(file.size, std::move(piece));
+  file.size += rest;
+  return file;
+}
+
+}  // namespace onnxfold::onnx_proto

@@ -1,0 +1,46 @@
+"""4-bit quantization of a large decoder: onnxfold beside ONNX Runtime's MatMulNBitsQuantizer and a plain copy.
+
+    python benchmarks/quantize_large.py [--runs N] [--folder DIR] [make_decoder.py options]
+
+Whole processes in alternation, in one run; needs an interpreter with scripts/requirements-bench.txt and about 10 GB free in
+the folder (default: the system's temporary one)."""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from measure import alternate, print_table
+
+HERE = pathlib.Path(__file__).resolve().parent
+ONNXFOLD = HERE.parent / "build/release/cli/onnxfold"
+ORT = """
+import sys, onnx
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+quantizer = MatMulNBitsQuantizer(onnx.load(sys.argv[1]), bits=4, block_size=32, is_symmetric=True, accuracy_level=4)
+quantizer.process()
+quantizer.model.save_model_to_file(sys.argv[2], use_external_data_format=True)
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--folder", default=None)
+    arguments, rest = parser.parse_known_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        model = f"{folder}/decoder.onnx"
+        subprocess.run([sys.executable, HERE / "make_decoder.py", model, *rest], check=True)
+        fold = [str(ONNXFOLD), "compress", model, "-q", "--force", "--no-check", "-o"]
+        results = alternate({
+            "onnxfold rtn": [*fold, f"{folder}/fold.onnx", "--pass", "rtn:bits=4,block=32,gather=false"],
+            "onnxfold int4 (clean, rtn)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],
+            "ONNX Runtime quantizer": [sys.executable, "-c", ORT, model, f"{folder}/ort.onnx"],
+            "cp": ["cp", f"{model}.data", f"{folder}/copy"],
+        }, arguments.runs)
+        print_table("4 bits, blocks of 32, symmetric", results, "onnxfold rtn")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-// Deep copies of graphs; tensors are shared.
+// Deep copies of graphs (tensors are shared), and exchanging the contents of two.
 #include "ir/graph.h"
 
 namespace onnxfold {
@@ -59,6 +59,40 @@ std::unique_ptr<Graph> Graph::clone(Graph* new_parent, std::unordered_map<const 
   }
   for (Value* output : outputs_) copy->add_output(*mapped(output));
   return copy;
+}
+
+void Graph::swap_contents(Graph& other) {
+  std::swap(name, other.name);
+  std::swap(doc_string, other.doc_string);
+  std::swap(metadata, other.metadata);
+  nodes_.swap(other.nodes_);
+  dead_nodes_.swap(other.dead_nodes_);
+  values_.swap(other.values_);
+  dead_values_.swap(other.dead_values_);
+  inputs_.swap(other.inputs_);
+  outputs_.swap(other.outputs_);
+  by_name_.swap(other.by_name_);
+  names_in_tree_.swap(other.names_in_tree_);
+  own_contents();
+  other.own_contents();
+}
+
+// Points what lives in this graph back at it.
+void Graph::own_contents() {
+  for (const auto* list : {&nodes_, &dead_nodes_}) {
+    for (const auto& node : *list) {
+      node->graph_ = this;
+      for (Graph* inner : node->subgraphs()) inner->parent_ = this;
+    }
+  }
+  for (const auto* list : {&values_, &dead_values_}) {
+    for (const auto& value : *list) value->graph_ = this;
+  }
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    for (Use& use : outputs_[i]->uses_) {
+      if (use.node == nullptr && use.graph->parent_ == nullptr) use.graph = this;
+    }
+  }
 }
 
 }  // namespace onnxfold

@@ -4,14 +4,11 @@
 
 #include <algorithm>
 #include <cassert>
-#include <queue>
 
 #include "ir/model.h"
 
 namespace onnxfold {
 namespace {
-
-constexpr std::int64_t kOrderGap = std::int64_t{1} << 20;
 
 // The tensor that a Constant node makes, in whichever of its attributes it is given.
 Tensor constant_tensor(const Node& node) {
@@ -117,40 +114,6 @@ const Model* Graph::model() const {
 void Graph::adopt_opsets(const Graph& other) {
   opsets_ = other.opsets_;
   model_ = other.model_;
-}
-
-void Graph::swap_contents(Graph& other) {
-  std::swap(name, other.name);
-  std::swap(doc_string, other.doc_string);
-  std::swap(metadata, other.metadata);
-  nodes_.swap(other.nodes_);
-  dead_nodes_.swap(other.dead_nodes_);
-  values_.swap(other.values_);
-  dead_values_.swap(other.dead_values_);
-  inputs_.swap(other.inputs_);
-  outputs_.swap(other.outputs_);
-  by_name_.swap(other.by_name_);
-  names_in_tree_.swap(other.names_in_tree_);
-  own_contents();
-  other.own_contents();
-}
-
-// Points what lives in this graph back at it.
-void Graph::own_contents() {
-  for (const auto* list : {&nodes_, &dead_nodes_}) {
-    for (const auto& node : *list) {
-      node->graph_ = this;
-      for (Graph* inner : node->subgraphs()) inner->parent_ = this;
-    }
-  }
-  for (const auto* list : {&values_, &dead_values_}) {
-    for (const auto& value : *list) value->graph_ = this;
-  }
-  for (std::size_t i = 0; i < outputs_.size(); ++i) {
-    for (Use& use : outputs_[i]->uses_) {
-      if (use.node == nullptr && use.graph->parent_ == nullptr) use.graph = this;
-    }
-  }
 }
 
 // ---- names ----
@@ -419,66 +382,6 @@ void Graph::purge() {
   }
   dead_nodes_.clear();
   dead_values_.clear();
-}
-
-// ---- order ----
-
-namespace {
-
-// How many inputs, captures included, of each node of `graph` come from other nodes of `graph`.
-void count_dependencies(const Graph& graph, const Graph& inner, Node* owner,
-                        std::unordered_map<Node*, std::vector<Node*>>& dependents,
-                        std::unordered_map<Node*, int>& waiting) {
-  const auto depend = [&](const Value* value, Node* reader) {
-    if (value == nullptr || value->graph() != &graph || value->producer() == nullptr) return;
-    dependents[value->producer()].push_back(reader);
-    ++waiting[reader];
-  };
-  for (Node* node : inner.nodes()) {
-    Node* reader = owner != nullptr ? owner : node;
-    for (const Value* input : node->inputs()) depend(input, reader);
-    for (const Graph* below : node->subgraphs()) count_dependencies(graph, *below, reader, dependents, waiting);
-  }
-  if (owner != nullptr) {
-    for (const Value* output : inner.outputs()) depend(output, owner);
-  }
-}
-
-}  // namespace
-
-Status Graph::sort_topologically() {
-  std::unordered_map<Node*, std::vector<Node*>> dependents;
-  std::unordered_map<Node*, int> waiting;
-  count_dependencies(*this, *this, nullptr, dependents, waiting);
-  const auto later = [](const Node* a, const Node* b) { return a->order_ > b->order_; };
-  std::priority_queue<Node*, std::vector<Node*>, decltype(later)> ready(later);
-  const std::vector<Node*> all = nodes();
-  for (Node* node : all) {
-    if (!waiting.contains(node)) ready.push(node);
-  }
-  std::vector<Node*> sorted;
-  while (!ready.empty()) {
-    Node* node = ready.top();
-    ready.pop();
-    sorted.push_back(node);
-    for (Node* reader : dependents[node]) {
-      if (--waiting[reader] == 0) ready.push(reader);
-    }
-  }
-  if (sorted.size() != all.size()) {
-    for (const Node* node : all) {
-      const auto left = waiting.find(const_cast<Node*>(node));
-      if (left != waiting.end() && left->second > 0) {
-        return fail(Code::kCorrupt, fmt::format("the graph has a cycle through node '{}'", node->label()));
-      }
-    }
-  }
-  std::int64_t order = 0;
-  for (Node* node : sorted) {
-    nodes_.splice(nodes_.end(), nodes_, node->self_);
-    node->order_ = order += kOrderGap;
-  }
-  return {};
 }
 
 }  // namespace onnxfold

@@ -238,6 +238,8 @@ class Graph {
   friend class Node;
   friend class Value;
 
+  static constexpr std::int64_t kOrderGap = std::int64_t{1} << 20;  // between order numbers of neighbours
+
   void own_contents();
   Value* new_value(std::string name, Type type);
   void link_node(Node& node, const Node* before);

@@ -18,12 +18,12 @@ TEST(Broadcast, Dims) {
 // Against the definition, element by element.
 void expect_sums(const Dims& a_dims, const Dims& b_dims) {
   const Dims out_dims = *broadcast_dims(a_dims, b_dims);
-  std::vector<int> a(static_cast<std::size_t>(element_count(a_dims))),
+  std::vector<std::int64_t> a(static_cast<std::size_t>(element_count(a_dims))),
       b(static_cast<std::size_t>(element_count(b_dims)));
   std::iota(a.begin(), a.end(), 1);
   std::iota(b.begin(), b.end(), 1000);
-  std::vector<int> out(static_cast<std::size_t>(element_count(out_dims)));
-  map_binary(a.data(), a_dims, b.data(), b_dims, out.data(), out_dims, [](int x, int y) { return x * 100000 + y; });
+  std::vector<std::int64_t> out(static_cast<std::size_t>(element_count(out_dims)));
+  map_binary(a.data(), a_dims, b.data(), b_dims, out.data(), out_dims, [](std::int64_t x, std::int64_t y) { return x * 100000 + y; });
   const Dims strides = row_major_strides(out_dims);
   const auto at = [&](const Dims& dims, std::size_t flat) {
     const Dims own = row_major_strides(dims);

@@ -8,7 +8,8 @@ namespace onnxfold {
 
 const Function* find_function(const Model& model, const Node& node) {
   for (const auto& function : model.functions) {
-    const bool same_domain = function->domain == node.domain() || (function->domain == "ai.onnx" && node.domain().empty());
+    const bool same_domain =
+        function->domain == node.domain() || (function->domain == "ai.onnx" && node.domain().empty());
     if (same_domain && function->name == node.op_type() && function->overload == node.overload) {
       return function.get();
     }

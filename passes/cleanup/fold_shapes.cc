@@ -121,6 +121,18 @@ class FoldShapes final : public Pass {
     return replace_and_erase(graph, node, *shape->output());
   }
 
+  // The arithmetic that made the old target goes with it when nothing else reads it.
+  static void set_target(Graph& graph, Node& node, const std::vector<std::int64_t>& target) {
+    const Value* old = node.input(1);
+    graph.set_input(node, 1, add_constant(graph, shape_tensor(target), old->name() + "_folded"));
+    Node* producer = old->producer();
+    if (producer == nullptr || producer->graph() != &graph) return;
+    for (const Value* output : producer->outputs()) {
+      if (output != nullptr && !output->uses().empty()) return;
+    }
+    erase_with_dead_inputs(graph, *producer);
+  }
+
   static bool fold_reshape(Graph& graph, Node& node, ShapeElements& elements) {
     if (node.erased() || !node.is("Reshape") || node.opset() < 5 || node.attr_int("allowzero", 0) != 0) return false;
     if (node.input(0) == nullptr || node.input(1) == nullptr || node.input(1)->constant() != nullptr) return false;
@@ -131,7 +143,7 @@ class FoldShapes final : public Pass {
     }
     if (!target && node.output()->type().shape) target = reshape_target(from, *node.output()->type().shape);
     if (!target) return false;
-    graph.set_input(node, 1, add_constant(graph, shape_tensor(*target), node.input(1)->name() + "_folded"));
+    set_target(graph, node, *target);
     return true;
   }
 
@@ -179,7 +191,7 @@ class FoldShapes final : public Pass {
         return false;
       }
     }
-    graph.set_input(node, 1, add_constant(graph, shape_tensor(target), node.input(1)->name() + "_folded"));
+    set_target(graph, node, target);
     return true;
   }
 };

@@ -38,7 +38,7 @@ void append(std::string& key, const Tensor& value) {
   }
 }
 template <typename T>
-  requires requires(std::string& key, const T& value) { append(key, value); }
+requires requires(std::string& key, const T& value) { append(key, value); }
 void append(std::string& key, const std::vector<T>& values) {
   append_bytes(key, values.size());
   for (const T& value : values) append(key, value);

@@ -23,7 +23,8 @@ void expect_sums(const Dims& a_dims, const Dims& b_dims) {
   std::iota(a.begin(), a.end(), 1);
   std::iota(b.begin(), b.end(), 1000);
   std::vector<std::int64_t> out(static_cast<std::size_t>(element_count(out_dims)));
-  map_binary(a.data(), a_dims, b.data(), b_dims, out.data(), out_dims, [](std::int64_t x, std::int64_t y) { return x * 100000 + y; });
+  map_binary(a.data(), a_dims, b.data(), b_dims, out.data(), out_dims,
+             [](std::int64_t x, std::int64_t y) { return x * 100000 + y; });
   const Dims strides = row_major_strides(out_dims);
   const auto at = [&](const Dims& dims, std::size_t flat) {
     const Dims own = row_major_strides(dims);

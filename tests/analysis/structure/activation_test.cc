@@ -54,14 +54,17 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"p = Softplus(x) t = Tanh(p) y = Mul(x, t)", Kind::kMish},
         Case{"h = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x) y = Mul(x, h)", Kind::kHardSwish},
         Case{"a = Add(x, three) b = Clip(a, zero, six) d = Div(b, six) y = Mul(x, d)", Kind::kHardSwish},
-        Case{"r = Relu(x) y = Mul(r, r)", Kind::kSquaredRelu}, Case{"r = Relu(x) y = Pow(r, two)", Kind::kSquaredRelu}));
+        Case{"r = Relu(x) y = Mul(r, r)", Kind::kSquaredRelu},
+        Case{"r = Relu(x) y = Pow(r, two)", Kind::kSquaredRelu}));
 
 TEST(Activation, NearMisses) {
   for (const char* nodes : {
-           "z = Sigmoid(s) y = Mul(x, z)",                                                        // a gate
-           "d = Div(x, two) e = Erf(d) a = Add(e, one) m = Mul(x, a) y = Mul(m, half)",           // wrong constant
-           "d = Div(x, root2) e = Erf(d) a = Add(e, one) m = Mul(s, a) y = Mul(m, half)",         // two sources
-           "r = Relu(x) y = Mul(r, s)", "y = Mul(x, x)", "y = Mul(x, two)",
+           "z = Sigmoid(s) y = Mul(x, z)",                                                 // a gate
+           "d = Div(x, two) e = Erf(d) a = Add(e, one) m = Mul(x, a) y = Mul(m, half)",    // wrong constant
+           "d = Div(x, root2) e = Erf(d) a = Add(e, one) m = Mul(s, a) y = Mul(m, half)",  // two sources
+           "r = Relu(x) y = Mul(r, s)",
+           "y = Mul(x, x)",
+           "y = Mul(x, two)",
        }) {
     const auto model = model_from_text(graph_text(nodes));
     EXPECT_FALSE(activation_making(model->graph().find("y"))) << nodes;

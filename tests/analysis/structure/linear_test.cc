@@ -72,11 +72,11 @@ TEST(Linear, ASharedProductHasNoBias) {
 TEST(Linear, NearMisses) {
   for (const char* text : {
            R"(<ir_version: 8, opset_import: ["" : 17]> g (float[2, 3] x, float[3, 2] w) => (float[2, 2] y)
-              { y = MatMul(x, w) })",  // not constant
+              { y = MatMul(x, w) })",                                                // not constant
            R"(<ir_version: 8, opset_import: ["" : 17]> g (float[3, 2] x) => (float[3, 2] y)
               <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> { y = MatMul(w, x) })",  // weight on the left
            R"(<ir_version: 8, opset_import: ["" : 17]> g (float[1, 2, 3] x) => (float[1, 2, 2] y)
-              <float[1, 3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) })",  // a batch of weights
+              <float[1, 3, 2] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) })",        // a batch of weights
            R"(<ir_version: 8, opset_import: ["" : 17]> g (float[3, 2] x) => (float[2, 2] y)
               <float[3, 2] w = {1, 2, 3, 4, 5, 6}> { y = Gemm <transA = 1> (x, w) })",
        }) {

@@ -26,8 +26,8 @@ TEST(MergeInitializers, MergesLargeOnes) {
     OF_ASSIGN(const Bytes bytes, tensor.bytes());
     return Buffer(bytes.span().begin(), bytes.span().end());
   });
-  Buffer bytes;
-  bytes.assign(copy.bytes()->span().begin(), copy.bytes()->span().end());
+  const Bytes loaded = *copy.bytes();
+  Buffer bytes(loaded.span().begin(), loaded.span().end());
   Value* equal = graph.add_initializer("equal", Tensor::owned(DType::kFloat32, {64, 64}, bytes));
   bytes[8000] ^= std::byte{1};  // beyond what the probe sees
   Value* other = graph.add_initializer("other", Tensor::owned(DType::kFloat32, {64, 64}, bytes));

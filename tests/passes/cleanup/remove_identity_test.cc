@@ -17,7 +17,7 @@ void expect_removed(const std::string& node, const std::string& initializers = "
 void expect_kept(const std::string& node, const std::string& initializers = "", int opset = 17) {
   expect_unchanged(
       "remove-identity",
-      net("a = Neg(x) " + node + " z = Shape(b) f = Cast<to = 1>(z) t = ReduceSum<keepdims = 0>(f) y = Add(x, t)",
+      net("a = Neg(x) " + node + " z = Shape(b) f = Cast<to = 1>(z) r = ReduceSum<keepdims = 0>(f) y = Add(x, r)",
           initializers, opset));
 }
 

@@ -1,0 +1,63 @@
+// The registry, the files and the tests of passes agree.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "passes/registry.h"
+#include "tests/support/paths.h"
+
+namespace onnxfold {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string file_stem(std::string_view pass) {
+  std::string stem(pass);
+  std::replace(stem.begin(), stem.end(), '-', '_');
+  return stem;
+}
+
+TEST(Registry, EveryPassHasItsFileAndItsTest) {
+  for (const PassInfo& info : all_passes()) {
+    const std::string path = std::string(info.family) + "/" + file_stem(info.name);
+    EXPECT_TRUE(fs::exists(test::source_path("passes/" + path + ".cc"))) << info.name;
+    EXPECT_TRUE(fs::exists(test::source_path("tests/passes/" + path + "_test.cc"))) << info.name;
+  }
+}
+
+TEST(Registry, NamesAreUniqueAndFound) {
+  std::set<std::string_view> names;
+  for (const PassInfo& info : all_passes()) {
+    EXPECT_TRUE(names.insert(info.name).second) << info.name;
+    EXPECT_EQ(find_pass(info.name), &info);
+  }
+  EXPECT_EQ(find_pass("no-such-pass"), nullptr);
+  EXPECT_FALSE(names.empty());
+}
+
+TEST(Registry, EveryRowIsComplete) {
+  for (const PassInfo& info : all_passes()) {
+    EXPECT_FALSE(info.summary.empty()) << info.name;
+    const auto defaults = PassOptions::parse(info.name, info.options, {});
+    ASSERT_TRUE(defaults) << info.name << ": " << defaults.error().message;
+    EXPECT_NE(info.make(*defaults), nullptr) << info.name;
+    for (const OptionSpec& option : info.options) EXPECT_FALSE(option.help.empty()) << info.name << " " << option.name;
+  }
+}
+
+TEST(Registry, AMisspeltOptionIsRefusedWithTheNearest) {
+  for (const PassInfo& info : all_passes()) {
+    if (info.options.empty()) continue;
+    const std::string wrong = std::string(info.options.front().name) + "x";
+    const auto parsed = PassOptions::parse(info.name, info.options, {{wrong, "1"}});
+    ASSERT_FALSE(parsed) << info.name;
+    EXPECT_EQ(parsed.error().code, Code::kInvalidArgument);
+    EXPECT_NE(parsed.error().message.find(info.options.front().name), std::string::npos) << parsed.error().message;
+  }
+}
+
+}  // namespace
+}  // namespace onnxfold

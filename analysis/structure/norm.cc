@@ -214,6 +214,14 @@ std::optional<Norm> ChainMatcher::rms(Node& mean_square, Value* x) {
   return norm;
 }
 
+// x - mean(x): the square of this belongs to a LayerNorm, which is matched from its first ReduceMean.
+bool is_centred(const Value* value) {
+  const Node* sub = value->producer();
+  if (sub == nullptr || !sub->is("Sub") || sub->input(1) == nullptr) return false;
+  const Node* mean = sub->input(1)->producer();
+  return mean != nullptr && mean->is("ReduceMean") && mean->input(0) == sub->input(0);
+}
+
 std::optional<Norm> ChainMatcher::match(const Node& reduce) {
   if (!reduce.is("ReduceMean") || reduce.input(0) == nullptr || !over_last_axis(reduce)) return {};
   auto& first = const_cast<Node&>(reduce);
@@ -221,6 +229,7 @@ std::optional<Norm> ChainMatcher::match(const Node& reduce) {
   Value* square_of = producer == nullptr ? nullptr : squared(*producer);
   // The mean of a square is an RMSNorm, unless the squared value is itself x - mean (then the other ReduceMean leads
   // here).
+  if (square_of != nullptr && is_centred(square_of)) return {};
   std::optional<Norm> norm = square_of != nullptr ? rms(first, square_of) : layer(first);
   if (!norm) return {};
   std::sort(nodes_.begin(), nodes_.end(), [](const Node* a, const Node* b) { return a->graph()->before(*a, *b); });

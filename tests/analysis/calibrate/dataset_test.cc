@@ -1,0 +1,95 @@
+#include "analysis/calibrate/dataset.h"
+
+#include <gtest/gtest.h>
+
+#include "formats/npz/npz.h"
+#include "tests/support/paths.h"
+#include "tests/support/rewrite_test.h"
+
+namespace onnxfold {
+namespace {
+
+using test::model_from_text;
+
+std::string npz(const std::map<std::string, Tensor>& arrays) {
+  const std::string path = test::temp_dir() + "/data.npz";
+  EXPECT_TRUE(save_npz(path, arrays));
+  return path;
+}
+
+const char* const kRows =
+    R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) })";
+const char* const kTokens = R"(<ir_version: 8, opset_import: ["": 17]>
+  g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 4] y) <float[7, 4] table = {}>
+  { wide = Cast<to = 6>(ids) back = Cast<to = 7>(wide) y = Gather(table, back) })";
+
+TEST(Dataset, SlicesSamplesIntoBatches) {
+  const auto model = model_from_text(kRows);
+  const std::string path = npz({{"x", Tensor::of<float>({5, 2}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9})}});
+  const auto data = load_dataset(*model, path, {.batch_size = 2, .max_samples = 0});
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_EQ(data->batch_sizes, (std::vector<std::int64_t>{2, 2, 1}));
+  EXPECT_EQ(*to_doubles(data->batches[2].at("x").array), (std::vector<double>{8, 9}));
+}
+
+TEST(Dataset, OneArrayGoesToTheOneInputAndTheRestAreTargets) {
+  const auto model = model_from_text(kRows);
+  const auto data = load_dataset(*model, npz({{"pixels", Tensor::of<float>({2, 2}, {0, 1, 2, 3})},
+                                              {"labels", Tensor::of<std::int64_t>({2}, {0, 1})}}));
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_TRUE(data->batches[0].contains("x"));
+  EXPECT_TRUE(data->targets.contains("labels"));
+}
+
+TEST(Dataset, DerivesMasks) {
+  const auto model = model_from_text(kTokens);
+  const auto data = load_dataset(*model, npz({{"ids", Tensor::of<std::int64_t>({2, 3}, {0, 1, 2, 3, 4, 5})}}));
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_EQ(*to_doubles(data->batches[0].at("attention_mask").array), std::vector<double>(6, 1.0));
+  EXPECT_NE(data->origin.find("derived"), std::string::npos);
+}
+
+TEST(Dataset, ErrorsNameTheInputAndWhatTheFileHolds) {
+  const auto model = model_from_text(kRows);
+  const auto expect = [&](const std::map<std::string, Tensor>& arrays, const std::string& part) {
+    const auto data = load_dataset(*model, npz(arrays));
+    ASSERT_FALSE(data);
+    EXPECT_EQ(data.error().code, Code::kInvalidArgument);
+    EXPECT_NE(data.error().message.find(part), std::string::npos) << data.error().message;
+  };
+  expect({{"other", Tensor::of<float>({5, 3}, std::vector<float>(15))}}, "no array for input 'x'");
+  expect({{"x", Tensor::of<float>({5, 3}, std::vector<float>(15))}}, "'x' needs float[N,2]");
+  expect({{"x", Tensor::strings({1, 2}, {"a", "b"})}}, "string[1,2]");
+  EXPECT_EQ(load_dataset(*model, "/no/such.npz").error().code, Code::kIo);
+}
+
+TEST(Generate, StaysInsideTheTableAndTakesTwoSizes) {
+  const auto model = model_from_text(kTokens);
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  ASSERT_EQ(data->batches.size(), 2U);
+  for (const Feeds& feeds : data->batches) {
+    const auto ids = *to_int64s(feeds.at("ids").array);
+    for (const std::int64_t id : ids) EXPECT_TRUE(id >= 0 && id < 7) << id;
+    EXPECT_EQ(feeds.at("ids").array.dims(), feeds.at("attention_mask").array.dims());
+  }
+  EXPECT_NE(data->batches[0].at("ids").array.dims(), data->batches[1].at("ids").array.dims());
+}
+
+TEST(Generate, TheSameSeedGivesTheSameData) {
+  const auto model = model_from_text(kRows);
+  const auto numbers = [&](std::uint64_t seed) {
+    return *to_doubles(generate_dataset(*model, seed)->batches[0].at("x").array);
+  };
+  EXPECT_EQ(numbers(3), numbers(3));
+  EXPECT_NE(numbers(3), numbers(4));
+}
+
+TEST(Generate, RefusesHugeShapes) {
+  const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) })");
+  EXPECT_EQ(generate_dataset(*model, 0).error().code, Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace onnxfold

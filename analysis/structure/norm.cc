@@ -227,8 +227,6 @@ std::optional<Norm> ChainMatcher::match(const Node& reduce) {
   auto& first = const_cast<Node&>(reduce);
   Node* producer = reduce.input(0)->producer();
   Value* square_of = producer == nullptr ? nullptr : squared(*producer);
-  // The mean of a square is an RMSNorm, unless the squared value is itself x - mean (then the other ReduceMean leads
-  // here).
   if (square_of != nullptr && is_centred(square_of)) return {};
   std::optional<Norm> norm = square_of != nullptr ? rms(first, square_of) : layer(first);
   if (!norm) return {};

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 
@@ -45,6 +47,19 @@ TEST(Registry, EveryRowIsComplete) {
     ASSERT_TRUE(defaults) << info.name << ": " << defaults.error().message;
     EXPECT_NE(info.make(*defaults), nullptr) << info.name;
     for (const OptionSpec& option : info.options) EXPECT_FALSE(option.help.empty()) << info.name << " " << option.name;
+  }
+}
+
+TEST(Registry, ReadmeTableIsCurrent) {
+  std::ifstream file(test::source_path("README.md"));
+  const std::string readme((std::istreambuf_iterator<char>(file)), {});
+  for (const PassInfo& info : all_passes()) {
+    const char* exactness = info.exactness == Exactness::kExact   ? "exact"
+                            : info.exactness == Exactness::kLossy ? "lossy"
+                                                                  : "rounding";
+    const std::string row = "| `" + std::string(info.name) + "` | " + std::string(info.family) + " | " + exactness +
+                            " | " + std::string(info.summary) + " |";
+    EXPECT_NE(readme.find(row), std::string::npos) << "README.md lacks: " << row;
   }
 }
 

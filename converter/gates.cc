@@ -14,9 +14,10 @@ bool Gates::empty() const {
 Gates default_gates(Exactness exactness, const Comparison& comparison, std::string& why) {
   Gates gates;
   if (exactness != Exactness::kLossy) {
-    gates.max_rel_l2 = tolerance(exactness, true);
-    why =
-        exactness == Exactness::kExact ? "default for exact passes" : "default for passes that only reorder arithmetic";
+    // Run in float64, so arithmetic adds nothing; but weights that a pass folded are stored in their own type again.
+    gates.max_rel_l2 = tolerance(exactness, false);
+    why = exactness == Exactness::kExact ? "default for exact passes"
+                                         : "default for passes that reorder arithmetic and round folded weights once";
   } else if (comparison.task && comparison.task->kind == "accuracy") {
     gates.max_accuracy_drop = 0.02;
     why = "default with labels: at most 2 points of accuracy";

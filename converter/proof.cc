@@ -36,7 +36,7 @@ Result<Proof> prove(const Model& before, const Model& after, const Dataset& data
   if (proof.passed) return proof;
   // Only now is it worth running with taps. The comparison stands even when that fails (memory).
   options.locate = true;
-  options.locate_tolerance = exactness == Exactness::kLossy ? 0.05 : tolerance(exactness, true);
+  options.locate_tolerance = exactness == Exactness::kLossy ? 0.05 : tolerance(exactness, false);
   Dataset first = data;
   first.batches.resize(1);
   first.batch_sizes.resize(1);

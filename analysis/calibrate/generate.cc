@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
+#include <span>
 
 #include "analysis/calibrate/dataset.h"
 #include "analysis/calibrate/derived_inputs.h"
@@ -32,10 +34,22 @@ class Random {
   std::uint64_t state_;
 };
 
+// Sizes for dynamic axes, one for each of the two variants. Many models hide a fixed size behind a dynamic axis, so a
+// list of usual ones is tried in turn.
+struct SizePlan {
+  std::array<std::int64_t, 2> height, width, length;
+};
+
+constexpr SizePlan kPlans[] = {
+    {{64, 96}, {64, 96}, {8, 13}},      {{48, 48}, {320, 160}, {16, 16}},     {{32, 32}, {128, 96}, {32, 32}},
+    {{224, 224}, {224, 224}, {64, 64}}, {{256, 256}, {256, 256}, {128, 128}}, {{320, 320}, {320, 320}, {77, 77}},
+    {{112, 112}, {112, 112}, {1, 1}},   {{299, 299}, {299, 299}, {256, 256}}, {{640, 640}, {640, 640}, {512, 512}},
+};
+
 // Dynamic dimensions get a size per symbol; unnamed ones per (input, axis).
 class Sizes {
  public:
-  explicit Sizes(int variant) : variant_(variant) {}
+  Sizes(int variant, const SizePlan& plan) : variant_(variant), plan_(plan) {}
 
   std::int64_t of(const Value& input, std::size_t axis, const Dim& dim) {
     const std::string key = dim.symbol.empty() ? fmt::format("{}#{}", input.name(), axis) : dim.symbol;
@@ -47,14 +61,16 @@ class Sizes {
  private:
   std::int64_t choose(const Value& input, std::size_t axis, const std::string& symbol) const {
     const bool past = symbol.find("past") != std::string::npos || input.name().find("past") != std::string::npos;
-    const int rank = input.rank().value_or(0);
+    const bool image = input.rank().value_or(0) >= 4 && is_float(input.dtype());
     if (axis == 0) return variant_ == 0 ? 2 : 1;  // batch
     if (past) return variant_ == 0 ? 4 : 7;
-    if (rank >= 4 && is_float(input.dtype()) && axis >= 2) return variant_ == 0 ? 64 : 96;  // images
-    return variant_ == 0 ? 8 : 13;                                                          // sequences
+    if (image && axis == 2) return plan_.height[static_cast<std::size_t>(variant_)];
+    if (image && axis >= 3) return plan_.width[static_cast<std::size_t>(variant_)];
+    return plan_.length[static_cast<std::size_t>(variant_)];
   }
 
   int variant_;
+  const SizePlan& plan_;
   std::map<std::string, std::int64_t> chosen_;
 };
 
@@ -154,17 +170,13 @@ Result<Datum> generate(const Value& input, Sizes& sizes, Random& random, int var
 
 }  // namespace
 
-Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
+namespace {
+
+Result<Dataset> generate_with(const Model& model, std::uint64_t seed, const SizePlan& plan) {
   Dataset dataset;
-  bool dynamic = false;
-  for (const Value* input : model.graph().inputs()) {
-    if (input->type().shape) {
-      for (const Dim& dim : *input->type().shape) dynamic = dynamic || !dim.known() || *dim.value == 0;
-    }
-  }
   for (int variant = 0; variant < 2; ++variant) {
     Random random(seed * 2 + static_cast<std::uint64_t>(variant) + 1);
-    Sizes sizes(variant);
+    Sizes sizes(variant, plan);
     Feeds feeds;
     std::int64_t samples = 1;
     for (const Value* input : model.graph().inputs()) {
@@ -176,8 +188,43 @@ Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
     dataset.batches.push_back(std::move(feeds));
     dataset.batch_sizes.push_back(samples);
   }
-  dataset.origin = fmt::format("generated inputs, seed {}{}", seed, dynamic ? ", two sizes" : "");
+  dataset.origin = fmt::format("generated inputs, seed {}", seed);
   return dataset;
+}
+
+Status runs(const Executor& executor, const Dataset& dataset) {
+  for (const Feeds& feeds : dataset.batches) OF_TRY(executor.run(feeds));
+  return {};
+}
+
+bool is_dynamic(const Model& model) {
+  for (const Value* input : model.graph().inputs()) {
+    if (!input->type().shape) continue;
+    for (const Dim& dim : *input->type().shape) {
+      if (!dim.known() || *dim.value == 0) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
+  OF_ASSIGN(Dataset first, generate_with(model, seed, kPlans[0]));
+  if (!is_dynamic(model)) return first;
+  first.origin += ", two sizes";
+  OF_ASSIGN(const auto executor, Executor::create(model));
+  const Status why = runs(*executor, first);
+  if (why) return first;
+  for (const SizePlan& plan : std::span(kPlans).subspan(1)) {
+    OF_ASSIGN(Dataset other, generate_with(model, seed, plan));
+    if (!runs(*executor, other)) continue;
+    other.origin += fmt::format(", images of {}x{}, lengths of {}", plan.height[0], plan.width[0], plan.length[0]);
+    return other;
+  }
+  return fail(Code::kInvalidArgument,
+              fmt::format("the model runs on none of the input sizes that were made up; give --data ({})",
+                          why.error().message));
 }
 
 }  // namespace onnxfold

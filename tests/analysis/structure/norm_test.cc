@@ -17,11 +17,18 @@ std::string graph_text(const std::string& nodes, int opset = 17, const std::stri
          nodes + " }";
 }
 
-Norm only_norm(const std::string& text) {
-  const auto model = model_from_text(text);
-  const auto norms = find_norms(model->graph());
+// The one norm of a graph, and the model that its pointers lead into.
+struct Found : Norm {
+  std::unique_ptr<Model> model;
+};
+
+Found only_norm(const std::string& text) {
+  Found found;
+  found.model = model_from_text(text);
+  const auto norms = find_norms(found.model->graph());
   EXPECT_EQ(norms.size(), 1U) << text;
-  return norms.empty() ? Norm() : norms.front();
+  if (!norms.empty()) static_cast<Norm&>(found) = norms.front();
+  return found;
 }
 
 const std::string kChain = R"(
@@ -67,20 +74,20 @@ TEST(Norm, SpellingsOfRmsNorm) {
            R"(q = Mul(x, x)  v = ReduceMean <axes = [-1]> (q)  e = Add(v, eps)  r = Sqrt(e)  y = Div(x, r))",
            R"(y = com.microsoft.SimplifiedLayerNormalization <axis = -1> (x, gain))",
        }) {
-    const Norm norm = only_norm(graph_text(nodes));
+    const Found norm = only_norm(graph_text(nodes));
     EXPECT_EQ(norm.kind, Norm::Kind::kRms) << nodes;
     EXPECT_EQ(norm.bias, nullptr);
   }
 }
 
 TEST(Norm, AxesMayBeAnInput) {
-  const Norm norm = only_norm(graph_text(
+  const Found norm = only_norm(graph_text(
       R"(q = Mul(x, x)  v = ReduceMean(q, last)  e = Add(v, eps)  r = Sqrt(e)  n = Div(x, r)  y = Mul(n, gain))", 18));
   EXPECT_EQ(norm.kind, Norm::Kind::kRms);
 }
 
 TEST(Norm, SkipLayerNormalizationHasTwoInputs) {
-  const Norm norm =
+  const Found norm =
       only_norm(graph_text("y = com.microsoft.SkipLayerNormalization <epsilon = 0.1> (x, s, gain, bias)"));
   EXPECT_EQ(norm.skip->name(), "s");
   EXPECT_EQ(norm.gain->name(), "gain");
@@ -114,7 +121,7 @@ TEST(Norm, AnInnerValueReadElsewhereIsANearMiss) {
 }
 
 TEST(Norm, AMultiplierThatIsNotPerChannelIsNotItsGain) {
-  const Norm norm = only_norm(graph_text(
+  const Found norm = only_norm(graph_text(
       R"(q = Mul(x, x)  v = ReduceMean <axes = [-1]> (q)  e = Add(v, eps)  r = Sqrt(e)  n = Div(x, r)  y = Mul(n, s))"));
   EXPECT_EQ(norm.gain, nullptr);
   EXPECT_EQ(norm.output->name(), "n");

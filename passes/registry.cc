@@ -3,6 +3,7 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
 std::unique_ptr<Pass> make_fold_batch_normalization(const PassOptions&);
 std::unique_ptr<Pass> make_fold_constants(const PassOptions&);
 std::unique_ptr<Pass> make_fold_gemm_transpose(const PassOptions&);
@@ -28,6 +29,14 @@ namespace {
 
 using enum Exactness;
 using enum OptionType;
+
+constexpr OptionSpec kConvertBlockwiseFormOptions[] = {
+    {"to", kChoice, "matmulnbits",
+     "matmulnbits: com.microsoft operators; dequantizelinear: standard operators, opset 21",
+     "matmulnbits|dequantizelinear"},
+    {"accuracy-level", kInt, "4", "What a MatMulNBits made here may round its activations to: 0 or 1 nothing, 4 int8",
+     "0..4"},
+};
 
 constexpr OptionSpec kFoldConstantsOptions[] = {
     {"max-growth", kInt, "65536", "Bytes by which a result may be larger than the node's inputs", "0.."},
@@ -128,6 +137,9 @@ constexpr PassInfo kPasses[] = {
      {},
      make_remove_neutral_arithmetic},
     // ---- quantize ----
+    {"convert-blockwise-form", "quantize", kExact,
+     "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
+     make_convert_blockwise_form},
     {"rtn", "quantize", kLossy, "Rounds MatMul, Gemm and Gather weights to 4 or 8 bits in blocks (round to nearest)",
      kRtnOptions, make_rtn},
 };

@@ -10,15 +10,28 @@
 namespace onnxfold::cli {
 namespace {
 
+constexpr const char* kFormPass = "convert-blockwise-form";
+
 Arguments convert_arguments() {
-  Arguments arguments("convert IN.onnx -o OUT.onnx [options]", "Rewrites a model: opset, place of the weights.",
+  Arguments arguments("convert IN.onnx -o OUT.onnx [options]",
+                      "Rewrites a model: opset, place of the weights, form of low-bit weights.",
                       "convert model.onnx -o model21.onnx --opset 21 --external");
   arguments.positional(1, 1, "the model to read");
   arguments.value("output,o", "OUT.onnx", "the model to write");
   arguments.value("opset", "N", "raise the default domain to this opset");
+  arguments.value("form", "matmulnbits|dequantizelinear", "store blockwise low-bit weights in this form");
   add_saving(arguments);
   add_common(arguments);
   return arguments;
+}
+
+Status convert_form(Model& model, const std::string& form, std::uint64_t seed) {
+  OF_ASSIGN(RecipeStep step, parse_step(fmt::format("{}:to={}", kFormPass, form)));
+  Recipe recipe;
+  recipe.steps.push_back(std::move(step));
+  PipelineOptions options;
+  options.seed = seed;
+  return run_pipeline(model, recipe, options).map([](const PipelineResult&) {});
 }
 
 Status check_target(const std::string& target, bool overwrite) {
@@ -51,6 +64,7 @@ Result<int> run_convert(const Words& words) {
   LoadStats before;
   OF_ASSIGN(const std::unique_ptr<Model> model, load_model(arguments.words()[0], &before));
   if (opset > 0) OF_TRY(convert_opset(*model, opset));
+  if (arguments.has("form")) OF_TRY(convert_form(*model, arguments.text("form"), common.seed));
   OF_ASSIGN(const SaveStats after, save_model(*model, target, save));
   if (common.quiet) return kDone;
   std::cout << arguments.words()[0] << "  ->  " << target << "\n"

@@ -27,6 +27,7 @@ Arguments compress_arguments() {
   arguments.flag("no-check", "write the result without comparing it with the original");
   arguments.flag("dry-run", "run the passes, predict size and memory, write nothing");
   arguments.flag("keep-failed", "keep a result that failed its gates as OUT.failed.onnx");
+  arguments.flag("bisect", "when the check fails, find the pass and the node that broke it");
   arguments.value("dump-after", "PASS|all", "print the model after this pass to stderr");
   add_gates(arguments);
   add_saving(arguments);
@@ -85,6 +86,7 @@ Result<CompressOptions> compress_options(const Arguments& arguments, const Commo
   }
   options.dry_run = arguments.has("dry-run");
   options.keep_failed = arguments.has("keep-failed");
+  options.bisect = arguments.has("bisect");
   OF_ASSIGN(options.save, saving_of(arguments));
   OF_TRY(set_dump(arguments, options));
   return options;
@@ -108,6 +110,7 @@ Result<int> run_compress(const Words& words) {
   OF_TRY(write_reports(*report, arguments.texts("report")));
   if (report->passed()) return kDone;
   warn("error", fmt::format("the check failed: {}", report->proof->why));
+  if (!report->culprit.empty()) warn("bisect", report->culprit);
   return kGateFailed;
 }
 

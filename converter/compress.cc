@@ -6,6 +6,8 @@
 #include <chrono>
 #include <filesystem>
 
+#include "converter/bisect.h"
+#include "converter/in_double.h"
 #include "converter/version.h"
 
 namespace onnxfold {
@@ -78,6 +80,15 @@ Result<Dataset> make_dataset(const Model& model, const std::string& data, std::u
   DatasetOptions options;
   options.max_samples = max_samples;
   return load_dataset(model, data, options);
+}
+
+// Algebra that holds on some batches holds on all: the double twin runs twice as slowly.
+Dataset first_batches(const Dataset& data) {
+  Dataset few = data;
+  const std::size_t count = std::min<std::size_t>(data.batches.size(), 2);
+  few.batches.resize(count);
+  few.batch_sizes.resize(count);
+  return few;
 }
 
 std::string failed_name(const std::string& target) {
@@ -178,9 +189,42 @@ class Job {
     return {};
   }
 
-  Result<Proof> prove_result() const {
+  Result<Proof> prove_result() {
     OF_ASSIGN(const Dataset data, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
-    return prove(*before_, *after_, data, options_.gates, report_.pipeline.exactness);
+    ProofOptions proof_options;
+    proof_options.gates = options_.gates;
+    proof_options.exactness = report_.pipeline.exactness;
+    proof_options.error_in_double = [&] {
+      progress("proving in double", -1);
+      return error_in_double(*before_, *after_, options_.recipe, first_batches(data), options_.seed);
+    };
+    OF_ASSIGN(Proof proof, prove(*before_, *after_, data, proof_options));
+    if (!proof.passed && options_.bisect) OF_TRY(find_culprit(data, proof, std::move(proof_options)));
+    return proof;
+  }
+
+  // Every intermediate model faces the gates that the result failed; those of the double twin are faced by twins.
+  Status find_culprit(const Dataset& data, const Proof& failed, ProofOptions proof_options) {
+    progress("looking for the pass that broke it", -1);
+    const bool algebra = proof_options.gates.empty() && proof_options.exactness == Exactness::kRounding &&
+                         failed.gates.front().gate == kInDoubleGate && !failed.gates.front().passed;
+    if (algebra) {
+      proof_options.gates.max_rel_l2 = failed.gates.front().limit;
+    } else if (proof_options.gates.empty()) {
+      std::string why;
+      proof_options.gates = default_gates(proof_options.exactness, failed.comparison, why);
+    }
+    PipelineOptions pipeline;
+    pipeline.seed = options_.seed;
+    std::unique_ptr<Model> twin;
+    if (algebra) {
+      OF_ASSIGN(twin, in_double(*before_));
+    }
+    OF_ASSIGN(const Dataset same, algebra ? in_double(first_batches(data)) : Result<Dataset>(data));
+    OF_ASSIGN(const Culprit culprit,
+              bisect(algebra ? *twin : *before_, options_.recipe, same, proof_options, pipeline));
+    report_.culprit = to_string(culprit);
+    return {};
   }
 
   Status save(const std::string& path, SaveOptions save_options) {
@@ -222,7 +266,7 @@ Result<Report> verify_files(const VerifyOptions& options) {
   report.source = std::move(before.facts);
   report.target = std::move(after.facts);
   OF_ASSIGN(const Dataset data, make_dataset(*before.model, options.data, options.seed, options.max_samples));
-  OF_ASSIGN(report.proof, prove(*before.model, *after.model, data, options.gates, Exactness::kLossy));
+  OF_ASSIGN(report.proof, prove(*before.model, *after.model, data, {options.gates, Exactness::kLossy, {}}));
   report.seconds = seconds_since(start);
   report.peak_memory_bytes = peak_memory_bytes();
   return report;

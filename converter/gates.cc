@@ -15,6 +15,7 @@ Gates default_gates(Exactness exactness, const Comparison& comparison, std::stri
   Gates gates;
   if (exactness != Exactness::kLossy) {
     // Run in float64, so arithmetic adds nothing; but weights that a pass folded are stored in their own type again.
+    // Where the double twin of the model speaks, rounded_weights_gates() takes the place of this one.
     gates.max_rel_l2 = tolerance(exactness, false);
     why = exactness == Exactness::kExact ? "default for exact passes"
                                          : "default for passes that reorder arithmetic and round folded weights once";
@@ -29,6 +30,13 @@ Gates default_gates(Exactness exactness, const Comparison& comparison, std::stri
     gates.min_cosine = 0.9;
     why = "default without labels: every output's direction within cosine 0.9";
   }
+  return gates;
+}
+
+Gates rounded_weights_gates(bool half_weights, std::string& why) {
+  Gates gates;
+  gates.max_rel_l2 = half_weights ? 0.05 : 1e-3;
+  why = "proved on the model in double; what is left is folded weights rounded once to their own type";
   return gates;
 }
 

@@ -27,6 +27,10 @@ struct GateResult {
 
 // The gate a run gets when the user named none: from the loosest exactness of the passes that ran. Says which in `why`.
 Gates default_gates(Exactness exactness, const Comparison& comparison, std::string& why);
+// The same for rounding passes whose algebra was measured apart from the rounding of folded weights (see
+// converter/in_double.h): `half_weights` when any weight is stored in 16 bits, whose rounding moves the outputs
+// further.
+Gates rounded_weights_gates(bool half_weights, std::string& why);
 // NaN or infinity where the original has none, and differing shapes, always fail.
 std::vector<GateResult> check_gates(const Gates& gates, const Comparison& comparison);
 

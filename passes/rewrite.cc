@@ -1,5 +1,8 @@
 #include "passes/rewrite.h"
 
+#include <algorithm>
+#include <cctype>
+
 namespace onnxfold {
 namespace {
 
@@ -64,8 +67,20 @@ Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint) {
   return graph.add_initializer(std::string(hint), std::move(tensor));
 }
 
+namespace {
+
+// Was `name` asked for under `wanted` and made unique?
+bool is_variant_of(const std::string& name, const std::string& wanted) {
+  return name.size() > wanted.size() + 1 && name.starts_with(wanted) && name[wanted.size()] == '_' &&
+         std::all_of(name.begin() + static_cast<std::ptrdiff_t>(wanted.size()) + 1, name.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
+}  // namespace
+
 bool replace_and_erase(Graph& graph, Node& node, Value& replacement) {
   Value& output = *node.output(0);
+  const std::string freed = output.name();
   // A subgraph must make its outputs itself: an outer value, an own input or an initializer needs an Identity there.
   const bool direct = !output.is_graph_output() || (replacement.graph() == &graph && replacement.producer() != nullptr);
   if (direct && graph.can_replace(output, replacement)) {
@@ -74,6 +89,8 @@ bool replace_and_erase(Graph& graph, Node& node, Value& replacement) {
     graph.replace_all_uses(output, replacement);
     if (!replacement.is_graph_input()) replacement.set_type(type);
     erase_with_dead_inputs(graph, node);
+    // A value that was made in the place of another keeps its name: taps, reports and --bisect find it again.
+    if (is_variant_of(replacement.name(), freed)) graph.rename(replacement, freed);
     return true;
   }
   if (node.is("Identity")) return false;

@@ -122,6 +122,17 @@ Result<std::map<std::string, Tensor>> match_inputs(const Model& model, Arrays& a
   return matched;
 }
 
+// Arrays whose first axes disagree but which the model takes as they are (a recurrent state [layers, batch, hidden]
+// beside its samples) make one batch.
+bool one_whole_batch(const Model& model, const std::map<std::string, Tensor>& matched) {
+  std::set<std::int64_t> counts;
+  for (const auto& [name, tensor] : matched) {
+    if (!fits(tensor.dims(), model.graph().find(name)->type(), false)) return false;
+    if (tensor.rank() > 0) counts.insert(tensor.dims()[0]);
+  }
+  return counts.size() > 1;
+}
+
 // The number of samples that all matched arrays agree on, or none when an array is one whole sample.
 Result<std::int64_t> sample_count(const Model& model, const std::map<std::string, Tensor>& matched,
                                   const std::string& path) {
@@ -151,12 +162,30 @@ std::int64_t declared_batch(const Model& model, const std::map<std::string, Tens
   return 0;
 }
 
+Result<Dataset> whole_batch(const std::map<std::string, Tensor>& matched, const std::vector<const Value*>& missing,
+                            const std::string& path) {
+  Dataset dataset;
+  Feeds feeds;
+  for (const auto& [name, tensor] : matched) {
+    OF_ASSIGN(feeds[name], to_array(tensor, Precision::kFloat32));
+  }
+  for (const Value* input : missing) {
+    OF_ASSIGN(feeds[input->name()], derive_input(*input, feeds, 0));
+  }
+  dataset.batches.push_back(std::move(feeds));
+  dataset.batch_sizes.push_back(1);
+  dataset.origin = fmt::format("{}, one batch as it is", fs::path(path).filename().string());
+  for (const Value* input : missing) dataset.origin += fmt::format(", '{}' derived", input->name());
+  return dataset;
+}
+
 Result<Dataset> make_batches(const Model& model, std::map<std::string, Tensor> matched,
                              const std::vector<const Value*>& missing, const std::string& path,
                              const DatasetOptions& options) {
   for (auto& [name, tensor] : matched) {
     OF_ASSIGN(tensor, converted(tensor, *model.graph().find(name)));
   }
+  if (one_whole_batch(model, matched)) return whole_batch(matched, missing, path);
   OF_ASSIGN(std::int64_t samples, sample_count(model, matched, path));
   if (samples == 0) return fail(Code::kInvalidArgument, fmt::format("{}: holds no samples", path));
   if (options.max_samples > 0) samples = std::min(samples, options.max_samples);

@@ -59,10 +59,17 @@ class Sizes {
   }
 
  private:
+  // Recurrent states are [layers, batch, hidden]: both ends known, the middle free.
+  static bool is_state_batch(const Value& input, std::size_t axis) {
+    const auto& shape = *input.type().shape;
+    const auto fixed = [](const Dim& dim) { return dim.known() && *dim.value > 0; };
+    return axis == 1 && shape.size() == 3 && is_float(input.dtype()) && fixed(shape[0]) && fixed(shape[2]);
+  }
+
   std::int64_t choose(const Value& input, std::size_t axis, const std::string& symbol) const {
     const bool past = symbol.find("past") != std::string::npos || input.name().find("past") != std::string::npos;
     const bool image = input.rank().value_or(0) >= 4 && is_float(input.dtype());
-    if (axis == 0) return variant_ == 0 ? 2 : 1;  // batch
+    if (axis == 0 || is_state_batch(input, axis)) return variant_ == 0 ? 2 : 1;  // batch
     if (past) return variant_ == 0 ? 4 : 7;
     if (image && axis == 2) return plan_.height[static_cast<std::size_t>(variant_)];
     if (image && axis >= 3) return plan_.width[static_cast<std::size_t>(variant_)];

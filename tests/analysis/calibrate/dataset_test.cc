@@ -85,6 +85,27 @@ TEST(Generate, TheSameSeedGivesTheSameData) {
   EXPECT_NE(numbers(3), numbers(4));
 }
 
+constexpr const char* kRecurrent = R"(<ir_version: 8, opset_import: ["": 17]>
+  g (float[A, B] x, float[2, C, 3] state) => (float[D, E, F] y) { y = Mul(state, state) z = Relu(x) })";
+
+TEST(Dataset, ArraysThatDisagreeInSamplesAreOneBatch) {
+  const auto model = model_from_text(kRecurrent);
+  const auto data = load_dataset(*model, npz({{"x", Tensor::of<float>({1, 4}, std::vector<float>(4))},
+                                              {"state", Tensor::of<float>({2, 1, 3}, std::vector<float>(6))}}));
+  ASSERT_TRUE(data) << data.error().message;
+  ASSERT_EQ(data->batches.size(), 1U);
+  EXPECT_EQ(data->batches[0].at("state").array.dims(), (Dims{2, 1, 3}));
+}
+
+TEST(Generate, TheMiddleOfARecurrentStateIsTheBatch) {
+  const auto model = model_from_text(kRecurrent);
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  for (const Feeds& feeds : data->batches) {
+    EXPECT_EQ(feeds.at("state").array.dim(1), feeds.at("x").array.dim(0));
+  }
+}
+
 TEST(Generate, RefusesHugeShapes) {
   const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
     g (float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) })");

@@ -102,7 +102,7 @@ TEST(Gates, NewNanAlwaysFails) {
 }
 
 TEST(Proof, AFailureNamesWhereTheModelsPart) {
-  const auto proof = prove(*scaled("1"), *scaled("1.5"), two_rows(), {}, Exactness::kRounding);
+  const auto proof = prove(*scaled("1"), *scaled("1.5"), two_rows(), {{}, Exactness::kRounding, {}});
   ASSERT_TRUE(proof) << proof.error().message;
   EXPECT_FALSE(proof->passed);
   EXPECT_NE(proof->why.find("max-rel-l2"), std::string::npos) << proof->why;

@@ -9,6 +9,7 @@ namespace {
 
 // A constant of rank 2 feeding `value` directly or through Transpose(perm=[1,0]).
 bool find_weight(Value* value, Linear& linear) {
+  value = behind_identity(value);
   if (value == nullptr) return false;
   Node* transpose = value->producer();
   if (constant(value) == nullptr && transpose != nullptr && transpose->is("Transpose")) {
@@ -16,7 +17,7 @@ bool find_weight(Value* value, Linear& linear) {
     if (perm && *perm != std::vector<std::int64_t>{1, 0}) return false;
     linear.weight_transpose = transpose;
     linear.stored_out_in = true;
-    value = transpose->input(0);
+    value = behind_identity(transpose->input(0));
   }
   const Tensor* weight = constant(value);
   if (weight == nullptr || weight->rank() != 2 || !is_float(weight->dtype())) return false;
@@ -40,13 +41,13 @@ bool is_bias(const Value* value, std::int64_t out) {
 void find_bias_add(Linear& linear) {
   Node* add = sole_consumer(linear.output);
   if (add == nullptr || !add->is("Add")) return;
-  const std::size_t other = add->input(0) == linear.output ? 1 : 0;
-  if (!is_bias(add->input(other), linear.out)) return;
+  Value* bias = behind_identity(add->input(add->input(0) == linear.output ? 1 : 0));
+  if (!is_bias(bias, linear.out)) return;
   // A bias of higher rank than the product would change the rank of the sum.
   const auto rank = linear.output->rank();
-  if (constant(add->input(other))->rank() > 1 && (!rank || constant(add->input(other))->rank() > *rank)) return;
+  if (constant(bias)->rank() > 1 && (!rank || constant(bias)->rank() > *rank)) return;
   linear.bias_add = add;
-  linear.bias = add->input(other);
+  linear.bias = bias;
   linear.output = add->output();
 }
 
@@ -61,8 +62,8 @@ std::optional<Linear> match_gemm(const Node& node, Linear linear) {
     if (linear.bias != nullptr) linear.beta = 1;
     return linear;
   }
-  if (!is_bias(node.input(2), linear.out)) return {};
-  linear.bias = node.input(2);
+  linear.bias = behind_identity(node.input(2));
+  if (!is_bias(linear.bias, linear.out)) return {};
   return linear;
 }
 
@@ -78,6 +79,13 @@ std::optional<Linear> match_fused(const Node& node, Linear linear) {
 }
 
 }  // namespace
+
+Value* behind_identity(Value* value) {
+  while (value != nullptr && value->producer() != nullptr && value->producer()->is("Identity")) {
+    value = value->producer()->input(0);
+  }
+  return value;
+}
 
 std::vector<Node*> Linear::nodes() const {
   std::vector<Node*> all;

@@ -37,6 +37,8 @@ struct Linear {
   std::vector<Node*> nodes() const;  // in order
 };
 
+// `value`, or what stands behind Identity nodes: exporters share equal parameters through Identity.
+Value* behind_identity(Value* value);
 // The Linear whose product is `node`, if it is one. A following Add joins only when nothing else reads the product.
 std::optional<Linear> linear_at(const Node& node);
 // The Linear that makes `value` (bias included), or none.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/structure/linear.h"
 #include "ir/match.h"
 
 namespace onnxfold {
@@ -75,8 +76,8 @@ std::int64_t last_dim(const Value* value) {
   return dim.known() ? *dim.value : 0;
 }
 
-bool is_vector(const Value* value, std::int64_t width) {
-  const Tensor* tensor = constant(value);
+bool is_vector(Value* value, std::int64_t width) {
+  const Tensor* tensor = constant(behind_identity(value));
   if (tensor == nullptr || !is_float(tensor->dtype()) || tensor->rank() == 0) return false;
   return tensor->dims().back() == tensor->size() && (width == 0 || tensor->size() == width) && tensor->size() > 1;
 }
@@ -139,7 +140,7 @@ void ChainMatcher::affine(Norm& norm, Value* normalized) {
   step_cast();
   Node* mul = sole_consumer(at);
   if (mul != nullptr && mul->is("Mul") && is_vector(other_input(*mul, at), norm.width)) {
-    norm.gain = other_input(*mul, at);
+    norm.gain = behind_identity(other_input(*mul, at));
     norm.width = constant(norm.gain)->size();
     at = add(mul)->output();
     step_cast();
@@ -147,7 +148,7 @@ void ChainMatcher::affine(Norm& norm, Value* normalized) {
   Node* plus = sole_consumer(at);
   if (norm.kind == Norm::Kind::kLayer && plus != nullptr && plus->is("Add") &&
       is_vector(other_input(*plus, at), norm.width)) {
-    norm.bias = other_input(*plus, at);
+    norm.bias = behind_identity(other_input(*plus, at));
     at = add(plus)->output();
   }
   norm.output = at;
@@ -263,11 +264,11 @@ std::optional<Norm> fused_norm(const Node& node) {
                    node.op_type() == "SkipSimplifiedLayerNormalization";
   norm.kind = rms ? Norm::Kind::kRms : Norm::Kind::kLayer;
   if (!is_vector(node.input(gain), 0)) return {};
-  norm.gain = node.input(gain);
+  norm.gain = behind_identity(node.input(gain));
   norm.width = constant(norm.gain)->size();
   if (!rms && node.input(bias) != nullptr) {
     if (!is_vector(node.input(bias), norm.width)) return {};
-    norm.bias = node.input(bias);
+    norm.bias = behind_identity(node.input(bias));
   }
   return norm;
 }

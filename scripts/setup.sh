@@ -57,6 +57,6 @@ if [[ ${1:-} == --tests && ! -e $ONNXFOLD_TEST_VENV/complete ]]; then
   echo "setup: test environment"
   rm -rf "$ONNXFOLD_TEST_VENV"
   python3 -m venv "$ONNXFOLD_TEST_VENV"
-  "$ONNXFOLD_TEST_VENV/bin/pip" install -q --disable-pip-version-check -r scripts/requirements-test.txt
+  "$ONNXFOLD_TEST_VENV/bin/pip" install -q --disable-pip-version-check --require-hashes -r scripts/requirements-test.txt
   touch "$ONNXFOLD_TEST_VENV/complete"
 fi

@@ -103,7 +103,7 @@ Result<Datum> feed_for(const Value& input, const Feeds& feeds, Precision precisi
 
 Result<std::vector<Datum>> collect_feeds(const Graph& graph, const Feeds& feeds, Precision precision) {
   for (const auto& [name, datum] : feeds) {
-    const auto matches = [&](const Value* input) { return input->name() == name; };
+    const auto matches = [&wanted = name](const Value* input) { return input->name() == wanted; };
     if (std::none_of(graph.inputs().begin(), graph.inputs().end(), matches)) {
       return fail(Code::kInvalidArgument,
                   fmt::format("the model has no input \"{}\"; its inputs are: {}", name, input_names(graph)));

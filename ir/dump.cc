@@ -102,7 +102,8 @@ class Dumper {
       for (const auto& each : *graphs) graph(*each, depth + 1);
       return;
     }
-    line(depth, attribute.name + " = " + std::visit([this](const auto& held) { return plain(held); }, attribute.value));
+    line(depth,
+         attribute.name + " = " + std::visit([this](const auto& held) { return this->plain(held); }, attribute.value));
   }
 
   static std::string plain(float value) { return fmt::format("{:.9g}f", value); }

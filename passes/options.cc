@@ -133,7 +133,8 @@ Result<PassOptions> PassOptions::parse(std::string_view pass, std::span<const Op
   PassOptions options;
   for (const OptionSpec& spec : specs) options.values_.emplace(spec.name, spec.fallback);
   for (const auto& [name, text] : given) {
-    const auto spec = std::find_if(specs.begin(), specs.end(), [&](const OptionSpec& s) { return s.name == name; });
+    const auto spec =
+        std::find_if(specs.begin(), specs.end(), [&wanted = name](const OptionSpec& s) { return s.name == wanted; });
     if (spec == specs.end()) {
       std::string hint = specs.empty() ? "; it has none" : "; it has";
       std::size_t nearest = 3;

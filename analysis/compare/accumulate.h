@@ -22,7 +22,6 @@ class OutputAccumulator {
   double signal_ = 0, noise_ = 0;
   double kl_ = 0;
   std::int64_t rows_ = 0, agreeing_ = 0;
-  bool any_ = false;
 };
 
 }  // namespace onnxfold

@@ -122,8 +122,9 @@ bool build_body(const onnx::OpSchema& schema, const Node& node, std::int64_t ops
 void add_defaults(const onnx::OpSchema& schema, onnx::FunctionProto& body) {
   for (const auto& [name, attribute] : schema.attributes()) {
     if (attribute.default_value.name().empty()) continue;
-    const bool given = std::any_of(body.attribute_proto().begin(), body.attribute_proto().end(),
-                                   [&](const onnx::AttributeProto& own) { return own.name() == attribute.name; });
+    const bool given =
+        std::any_of(body.attribute_proto().begin(), body.attribute_proto().end(),
+                    [&wanted = attribute.name](const onnx::AttributeProto& own) { return own.name() == wanted; });
     if (!given) *body.add_attribute_proto() = attribute.default_value;
   }
 }

@@ -14,7 +14,7 @@ using Table = std::map<Key, std::vector<const KernelRow*>>;
 // clang-format off
 constexpr KernelRows (*kFiles[])() = {
     attention_kernels,
-    attention_ort_kernels,
+    attention_ort_kernels, attention_packed_kernels,
     cast_kernels,
     channel_norm_kernels,
     col2im_kernels,

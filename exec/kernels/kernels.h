@@ -7,6 +7,7 @@ namespace onnxfold {
 
 KernelRows attention_kernels();
 KernelRows attention_ort_kernels();
+KernelRows attention_packed_kernels();
 KernelRows cast_kernels();
 KernelRows channel_norm_kernels();
 KernelRows col2im_kernels();

@@ -228,6 +228,29 @@ TEST(MultiHeadAttention, PaddingMaskHidesKeys) {
                       {1, 1, 1}, {3});
 }
 
+// One head of width 1: query and key are zero, so every open key weighs the same; the value is x + 1.
+TEST(PackedAttention, AveragesTheOpenKeys) {
+  const auto run = [](Datum mask, std::int64_t unidirectional) {
+    return run_op("Attention",
+                  {floats({1, 3, 1}, {1, 3, 8}), floats({1, 3}, {0, 0, 1}), floats({3}, {0, 0, 1}), std::move(mask)},
+                  attributes(integer("num_heads", 1), integer("unidirectional", unidirectional)), kMicrosoft);
+  };
+  expect_array<float>(run(Datum(), 0), 0, {1, 3, 1}, {5, 5, 5});
+  expect_array<float>(run(array<std::int32_t>({1, 3}, {1, 1, 0}), 0), 0, {1, 3, 1}, {3, 3, 3});
+  expect_array<float>(run(array<std::int32_t>({1}, {2}), 0), 0, {1, 3, 1}, {3, 3, 3});
+  expect_array<float>(run(array<std::int32_t>({2}, {3, 1}), 0), 0, {1, 3, 1}, {6.5F, 6.5F, 6.5F});
+  expect_array<float>(run(Datum(), 1), 0, {1, 3, 1}, {2, 3, 5});
+  expect_failure(run(array<std::int32_t>({1, 1, 3, 3}, std::vector<std::int32_t>(9, 1)), 0), Code::kUnsupported,
+                 "mask_index");
+}
+
+TEST(PackedAttention, WidthsMustFit) {
+  expect_failure(run_op("Attention", {ramp({1, 3, 2}), ramp({3, 6})}, attributes(integer("num_heads", 1)), kMicrosoft),
+                 Code::kInvalidArgument, "do not fit");
+  expect_failure(run_op("Attention", {ramp({1, 3, 2}), ramp({2, 6})}, attributes(integer("num_heads", 4)), kMicrosoft),
+                 Code::kInvalidArgument, "does not split");
+}
+
 TEST(RotaryEmbedding, QuarterTurn) {
   expect_array<float>(
       run_op("RotaryEmbedding",

@@ -16,6 +16,7 @@ std::unique_ptr<Pass> make_inline_functions(const PassOptions&);
 std::unique_ptr<Pass> make_lift_constants(const PassOptions&);
 std::unique_ptr<Pass> make_merge_casts(const PassOptions&);
 std::unique_ptr<Pass> make_merge_common_subexpressions(const PassOptions&);
+std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
 std::unique_ptr<Pass> make_merge_initializers(const PassOptions&);
 std::unique_ptr<Pass> make_merge_reshapes(const PassOptions&);
 std::unique_ptr<Pass> make_merge_transposes(const PassOptions&);
@@ -40,6 +41,11 @@ constexpr OptionSpec kConvertBlockwiseFormOptions[] = {
 
 constexpr OptionSpec kFoldConstantsOptions[] = {
     {"max-growth", kInt, "65536", "Bytes by which a result may be larger than the node's inputs", "0.."},
+};
+
+constexpr OptionSpec kMergeConvBranchesOptions[] = {
+    {"max-extra-work", kInt, "16", "Multiply-adds per output element that a merge may add for each addition it saves",
+     "0.."},
 };
 
 constexpr OptionSpec kRtnOptions[] = {
@@ -142,6 +148,10 @@ constexpr PassInfo kPasses[] = {
      make_convert_blockwise_form},
     {"rtn", "quantize", kLossy, "Rounds MatMul, Gemm and Gather weights to 4 or 8 bits in blocks (round to nearest)",
      kRtnOptions, make_rtn},
+    // ---- reparam ----
+    {"merge-conv-branches", "reparam", kRounding,
+     "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvBranchesOptions,
+     make_merge_conv_branches},
 };
 
 }  // namespace

@@ -7,6 +7,7 @@ std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
 std::unique_ptr<Pass> make_fold_batch_normalization(const PassOptions&);
 std::unique_ptr<Pass> make_fold_constants(const PassOptions&);
 std::unique_ptr<Pass> make_fold_gemm_transpose(const PassOptions&);
+std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_linear_bias(const PassOptions&);
 std::unique_ptr<Pass> make_fold_linear_scale(const PassOptions&);
 std::unique_ptr<Pass> make_fold_shapes(const PassOptions&);
@@ -149,6 +150,12 @@ constexpr PassInfo kPasses[] = {
     {"rtn", "quantize", kLossy, "Rounds MatMul, Gemm and Gather weights to 4 or 8 bits in blocks (round to nearest)",
      kRtnOptions, make_rtn},
     // ---- reparam ----
+    {"fold-input-affine",
+     "reparam",
+     kRounding,
+     "Folds BatchNormalization and its like into the Conv, ConvTranspose or Gemm after it",
+     {},
+     make_fold_input_affine},
     {"merge-conv-branches", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvBranchesOptions,
      make_merge_conv_branches},

@@ -107,7 +107,9 @@ class Matcher {
     }
     set_columns(projection, *columns);
     if (&projection == &attention_.q) q_layout_ = *layout;
-    if (attention_.scale) *attention_.scale *= &projection == &attention_.v ? 1 : projection.scale;
+    if (&projection != &attention_.v && attention_.scale) {
+      attention_.scale = projection.scale ? std::optional(*attention_.scale * *projection.scale) : std::nullopt;
+    }
     return true;
   }
 
@@ -117,6 +119,7 @@ class Matcher {
     std::optional<HeadLayout> layout = context_layout(q_layout_, attention_.v.width);
     std::vector<Node*> passed;
     for (int i = 0; i < kMaxSteps; ++i) {
+      if (layout) context_.numbers.refine(at, channel_extents(*layout));
       const auto norm = context_.norms_by_input.find(at);
       if (norm != context_.norms_by_input.end() && !attention_.inner_norm) {
         attention_.inner_norm = norm->second;

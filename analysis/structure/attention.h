@@ -27,14 +27,14 @@ struct Projection {
   Value* source = nullptr;       // linear->output when there is one
   Value* operand = nullptr;      // what enters the product (of k: before or after its transpose, as the graph has it)
   std::int64_t offset = 0, heads = 0, head_stride = 0, width = 0, element_stride = 1;
-  std::int64_t repeats = 1;    // repeat-kv: each head stands that many times side by side
-  std::optional<Norm> norm;    // per head or of all heads, between Linear and product
-  bool rotary = false;         // rotary embedding in the chain
-  std::vector<Value*> tables;  // its cos and sin
-  double scale = 1;            // scalar factors in the chain, multiplied
-  Value* past = nullptr;       // key-value cache joined here: the graph's value before...
-  Value* present = nullptr;    // ...and after the Concat
-  std::vector<Node*> nodes;    // between Linear and product, in topological order
+  std::int64_t repeats = 1;         // repeat-kv: each head stands that many times side by side
+  std::optional<Norm> norm;         // per head or of all heads, between Linear and product
+  bool rotary = false;              // rotary embedding in the chain
+  std::vector<Value*> tables;       // its cos and sin
+  std::optional<double> scale = 1;  // scalar factors in the chain, multiplied; none when one is not known
+  Value* past = nullptr;            // key-value cache joined here: the graph's value before...
+  Value* present = nullptr;         // ...and after the Concat
+  std::vector<Node*> nodes;         // between Linear and product, in topological order
 };
 
 struct Attention {

@@ -32,7 +32,7 @@ class FusedMatcher {
                                                                     : standard();
     if (!done) problem = problem_.empty() ? "its inputs cannot be followed to Linears" : problem_;
     if (!done) return {};
-    if (!attention_.scale) scale();
+    scale();
     attention_.softcap = static_cast<double>(node_.attr_float("softcap", 0));
     output();
     complete_attention(attention_);
@@ -43,7 +43,8 @@ class FusedMatcher {
   void scale() {
     const auto stated = static_cast<double>(node_.attr_float("scale", 0));
     const double usual = 1 / std::sqrt(static_cast<double>(attention_.head_width));
-    attention_.scale = (stated != 0 ? stated : usual) * attention_.q.scale * attention_.k.scale;
+    if (!attention_.q.scale || !attention_.k.scale) return;
+    attention_.scale = (stated != 0 ? stated : usual) * *attention_.q.scale * *attention_.k.scale;
   }
 
   void mask(std::size_t input) {

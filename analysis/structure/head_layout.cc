@@ -107,17 +107,52 @@ std::optional<Factors> take_right(Factors& pool, std::int64_t size) {
   return taken;
 }
 
-// The axes 0..count-1 of unknown extent before the rest: one position factor each, the last takes what is left.
-bool share_from_left(Factors pool, std::size_t count, std::vector<Factors>& axes) {
-  std::size_t next = 0;
-  for (std::size_t i = 0; i + 1 < count; ++i) {
-    if (next < pool.size() && !pool[next].channel) axes[i] = {pool[next++]};
+// The same from the left end.
+std::optional<Factors> take_left(Factors& pool, std::int64_t size) {
+  Factors taken;
+  std::int64_t need = size;
+  while (need != 1) {
+    if (pool.empty() || need < 1) return {};
+    AxisFactor& first = pool.front();
+    if (first.size == 0 || need % first.size == 0) {
+      if (first.size == 0 && need != size) return {};
+      taken.push_back(first.size == 0 ? AxisFactor{need, false, 0} : first);
+      need = first.size == 0 ? 1 : need / first.size;
+      pool.erase(pool.begin());
+    } else if (first.size % need == 0) {
+      first.size /= need;
+      taken.push_back({need, first.channel, first.stride * first.size});
+      need = 1;
+    } else {
+      return {};
+    }
   }
-  axes[count - 1].assign(pool.begin() + static_cast<std::ptrdiff_t>(next), pool.end());
+  return taken;
+}
+
+// Axes 0..count-1, the last of which has an unknown extent and takes what the others leave.
+bool share_from_left(Factors pool, std::size_t count, const std::vector<std::optional<std::int64_t>>& dims,
+                     bool inferred, std::vector<Factors>& axes) {
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    if (dims[i]) {
+      const auto taken = take_left(pool, *dims[i]);
+      if (!taken) return false;
+      axes[i] = *taken;
+    } else if (!pool.empty() && !pool.front().channel) {
+      axes[i] = {pool.front()};
+      pool.erase(pool.begin());
+    } else if (inferred && i < 2) {
+      continue;  // batch and positions were one axis
+    } else {
+      return false;  // two unknown extents share channels
+    }
+  }
+  axes[count - 1] = pool;
   return true;
 }
 
-Step regroup(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& dims) {
+Step regroup(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& dims,
+             std::optional<std::size_t> inferred) {
   Factors pool;
   for (const Factors& axis : layout.axes) {
     for (const AxisFactor& factor : axis) {
@@ -136,11 +171,11 @@ Step regroup(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& 
       axes[i] = *taken;
     } else if (pool.empty()) {
       continue;
-    } else if (!pool.back().channel || pool.size() == i + 1) {
+    } else if (!pool.back().channel) {
       axes[i] = {pool.back()};
       pool.pop_back();
     } else {
-      if (!share_from_left(pool, i + 1, axes)) return {};
+      if (!share_from_left(pool, i + 1, dims, inferred == i, axes)) return {};
       pool.clear();
       break;
     }
@@ -151,7 +186,7 @@ Step regroup(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& 
 
 Step reshape(const HeadLayout& layout, const Node& node, ShapeArithmetic& numbers) {
   const auto dims = numbers.target_dims(node);
-  return dims && !dims->empty() ? regroup(layout, *dims) : std::nullopt;
+  return dims && !dims->empty() ? regroup(layout, *dims, numbers.inferred_axis(node)) : std::nullopt;
 }
 
 // Entries start, start + step... of an axis, `count` of them (0: unknown).
@@ -225,7 +260,12 @@ Step split(HeadLayout layout, const Node& node, const Value& output, ShapeArithm
 Step gather(HeadLayout layout, const Node& node, ShapeArithmetic& numbers) {
   const auto axis = axis_at(node.attr_int("axis", 0), layout.axes.size());
   auto entries = numbers.integers(node.input(1));
-  const auto rank = node.input(1) != nullptr ? node.input(1)->rank() : std::nullopt;
+  auto rank = node.input(1) != nullptr ? node.input(1)->rank() : std::nullopt;
+  if (rank && node.is("GatherND")) {  // a list of entries of axis 0, each a list of one
+    const Dim& each = node.input(1)->type().shape->back();
+    if (*rank != 2 || !each.known() || *each.value != 1 || node.attr_int("batch_dims", 0) != 0) return {};
+    rank = 1;
+  }
   if (!axis || !entries || entries->empty() || !rank || *rank > 1) return {};
   const std::int64_t size = extent(layout.axes[*axis]);
   for (std::int64_t& entry : *entries) entry += entry < 0 ? size : 0;
@@ -285,9 +325,9 @@ HeadLayout HeadLayout::of(const Value& value, std::int64_t columns, int channel_
 }
 
 bool moves_elements(const Node& node) {
-  static constexpr std::array<std::string_view, 11> kMoves = {"Transpose", "Reshape", "Squeeze", "Unsqueeze",
-                                                              "Flatten",   "Slice",   "Split",   "Gather",
-                                                              "Expand",    "Tile",    "Identity"};
+  static constexpr std::array<std::string_view, 12> kMoves = {"Transpose", "Reshape", "Squeeze",  "Unsqueeze",
+                                                              "Flatten",   "Slice",   "Split",    "Gather",
+                                                              "Expand",    "Tile",    "Identity", "GatherND"};
   return node.domain().empty() && std::find(kMoves.begin(), kMoves.end(), node.op_type()) != kMoves.end();
 }
 
@@ -301,13 +341,22 @@ std::optional<HeadLayout> layout_after(const HeadLayout& layout, const Node& nod
   if (op == "Reshape" || op == "Flatten") return reshape(layout, node, numbers);
   if (op == "Slice") return slice(layout, node, numbers);
   if (op == "Split") return split(layout, node, output, numbers);
-  if (op == "Gather") return gather(layout, node, numbers);
+  if (op == "Gather" || op == "GatherND") return gather(layout, node, numbers);
   if (op == "Tile") return tile(layout, node, numbers);
   if (op == "Expand") {
     const auto dims = numbers.target_dims(node);
     return dims ? repeat(layout, *dims) : std::nullopt;
   }
   return layout;
+}
+
+ShapeArithmetic::Extents channel_extents(const HeadLayout& layout) {
+  ShapeArithmetic::Extents extents;
+  for (const Factors& axis : layout.axes) {
+    const bool known = is_channel(axis) && extent(axis) > 0;
+    extents.push_back(known ? std::optional(extent(axis)) : std::nullopt);
+  }
+  return extents;
 }
 
 std::optional<HeadColumns> head_columns(const HeadLayout& layout, int feature_axis) {

@@ -37,6 +37,9 @@ bool moves_elements(const Node& node);
 std::optional<HeadLayout> layout_after(const HeadLayout& layout, const Node& node, const Value& output,
                                        ShapeArithmetic& numbers);
 
+// Sizes of the axes that hold channels.
+ShapeArithmetic::Extents channel_extents(const HeadLayout& layout);
+
 // What the layout says when axis `feature_axis` (negative counts from the end) is the width of a head.
 struct HeadColumns {
   std::int64_t offset = 0, heads = 1, head_stride = 0, width = 0;

@@ -46,9 +46,10 @@ class Tracer {
     if (step_norm()) return true;
     Value* data = nullptr;
     if (const auto factor = scalar_factor(*node, context_.numbers, data)) {
-      path_.projection.scale *= *factor;
+      if (path_.projection.scale) *path_.projection.scale *= *factor;
       return pass({node}, data);
     }
+    if (step_unknown_scale(*node)) return true;
     return step_rotary() || step_cache(*node);
   }
 
@@ -67,6 +68,18 @@ class Tracer {
     path_.projection.nodes.insert(path_.projection.nodes.end(), nodes.begin(), nodes.end());
     at_ = before;
     return true;
+  }
+
+  // A factor computed from dimensions that are not known.
+  bool step_unknown_scale(Node& node) {
+    if (!node.is("Mul") && !node.is("Div")) return false;
+    for (std::size_t i = 0; i < (node.is("Mul") ? 2U : 1U); ++i) {
+      const auto other = context_.numbers.elements(node.input(1 - i));
+      if (!other || other->size() != 1) continue;
+      path_.projection.scale.reset();
+      return pass({&node}, node.input(i));
+    }
+    return false;
   }
 
   bool step_norm() {
@@ -146,6 +159,7 @@ std::optional<HeadLayout> operand_layout(const ProjectionPath& path, StructureCo
   for (const ProjectionStep& step : path.steps) {
     if (!layout) return {};
     if (!step.passes) layout = layout_after(*layout, *step.node, *step.output, context.numbers);
+    if (layout) context.numbers.refine(step.output, channel_extents(*layout));
   }
   return layout;
 }

@@ -1,6 +1,7 @@
 #include "analysis/structure/shape_arithmetic.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "ir/match.h"
@@ -24,17 +25,98 @@ std::optional<ShapeArithmetic::Elements> constant_elements(const Tensor& tensor)
   return ShapeArithmetic::Elements(numbers->begin(), numbers->end());
 }
 
-std::optional<ShapeArithmetic::Elements> shape_of(const Node& node) {
-  const Value* input = node.input(0);
-  if (input == nullptr || !input->rank()) return {};
-  const std::int64_t rank = *input->rank();
-  const auto clamp = [&](std::int64_t at) { return std::clamp(at < 0 ? at + rank : at, std::int64_t{0}, rank); };
-  ShapeArithmetic::Elements dims;
-  for (std::int64_t i = clamp(node.attr_int("start", 0)); i < clamp(node.attr_int("end", rank)); ++i) {
-    const Dim& dim = (*input->type().shape)[static_cast<std::size_t>(i)];
-    dims.push_back(dim.known() ? std::optional<double>(static_cast<double>(*dim.value)) : std::nullopt);
+// Rows of a constant weight that some reader multiplies the last axis with.
+std::optional<std::int64_t> columns_for_readers(const Value& value) {
+  for (const Use& use : value.uses()) {
+    if (use.node == nullptr || use.index != 0 || (!use.node->is("MatMul") && !use.node->is("Gemm"))) continue;
+    const Tensor* weight = constant(use.node->input(1));
+    if (weight == nullptr || weight->rank() != 2 || use.node->attr_int("transA", 0) != 0) continue;
+    return weight->dims()[use.node->attr_int("transB", 0) != 0 ? 1 : 0];
   }
-  return dims;
+  return {};
+}
+
+bool keeps_shape(const Node& node) {
+  static constexpr std::array<std::string_view, 14> kSame = {
+      "Cos",     "Sin", "Cast", "Identity",           "Softmax",         "Neg", "Dropout", "Sqrt", "Tanh",
+      "Sigmoid", "Erf", "Relu", "LayerNormalization", "RMSNormalization"};
+  return std::find(kSame.begin(), kSame.end(), node.op_type()) != kSame.end();
+}
+
+bool broadcasts(const Node& node) {
+  return node.is("Add") || node.is("Sub") || node.is("Mul") || node.is("Div") || node.is("Pow");
+}
+
+// Axes counted from the front, in ascending order; nullopt when one is out of range.
+std::optional<std::vector<std::size_t>> places(const std::vector<std::int64_t>& axes, std::size_t rank) {
+  std::vector<std::size_t> result;
+  for (std::int64_t axis : axes) {
+    axis += axis < 0 ? static_cast<std::int64_t>(rank) : 0;
+    if (axis < 0 || axis >= static_cast<std::int64_t>(rank)) return {};
+    result.push_back(static_cast<std::size_t>(axis));
+  }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+using Extents = ShapeArithmetic::Extents;
+
+std::optional<Extents> transposed(const Extents& in, const Node& node) {
+  const auto perm = node.attr_ints("perm");
+  if (!perm || perm->size() != in.size() || !places(*perm, in.size())) return {};
+  Extents out;
+  for (const std::int64_t axis : *perm) {
+    out.push_back(in[static_cast<std::size_t>(axis < 0 ? axis + static_cast<std::int64_t>(in.size()) : axis)]);
+  }
+  return out;
+}
+
+std::optional<Extents> sliced(Extents in, const Node& node, ShapeArithmetic& numbers) {
+  const auto axes = node.input(3) != nullptr ? numbers.integers(node.input(3)) : node.attr_ints("axes");
+  const auto at = axes ? places(*axes, in.size()) : std::nullopt;
+  if (!at) return {};
+  const auto ranges = slice_ranges(node, numbers);
+  for (std::size_t i = 0; i < at->size(); ++i) {
+    auto& dim = in[(*at)[i]];
+    const bool one = ranges && ranges->size() == 1 && ranges->front().step == 1;
+    if (!dim || !one) {
+      dim.reset();
+      continue;
+    }
+    const auto clamp = [&](std::int64_t x) { return std::clamp(x < 0 ? x + *dim : x, std::int64_t{0}, *dim); };
+    dim = std::max(clamp(ranges->front().end) - clamp(ranges->front().start), std::int64_t{0});
+  }
+  return in;
+}
+
+// Of Squeeze, Unsqueeze, and Slice, Split, Gather, which leave the other axes alone.
+std::optional<Extents> cut(Extents in, const Node& node, ShapeArithmetic& numbers) {
+  if (node.is("Squeeze") || node.is("Unsqueeze")) {
+    const auto axes = axes_of(node, 1);
+    if (!axes) return {};
+    const auto at = places(*axes, in.size() + (node.is("Unsqueeze") ? axes->size() : 0));
+    if (!at) return {};
+    if (node.is("Unsqueeze")) {
+      for (const std::size_t axis : *at) {
+        if (axis > in.size()) return {};
+        in.insert(in.begin() + static_cast<std::ptrdiff_t>(axis), 1);
+      }
+    } else {
+      for (std::size_t i = at->size(); i-- > 0;) in.erase(in.begin() + static_cast<std::ptrdiff_t>((*at)[i]));
+    }
+    return in;
+  }
+  if (node.is("Slice")) {
+    return sliced(std::move(in), node, numbers);
+  }
+  const auto at = places({node.attr_int("axis", 0)}, in.size());
+  if (!at) return {};
+  in[at->front()].reset();
+  if (!node.is("Gather")) return in;
+  const auto rank = node.input(1) != nullptr ? node.input(1)->rank() : std::nullopt;
+  if (!rank || *rank > 1) return {};
+  if (*rank == 0) in.erase(in.begin() + static_cast<std::ptrdiff_t>(at->front()));
+  return in;
 }
 
 std::optional<double> combine(const Node& node, double a, double b) {
@@ -194,7 +276,110 @@ std::optional<ShapeArithmetic::Elements> ShapeArithmetic::arithmetic(const Node&
   return result;
 }
 
-std::optional<std::vector<std::optional<std::int64_t>>> ShapeArithmetic::target_dims(const Node& node) {
+std::optional<ShapeArithmetic::Elements> ShapeArithmetic::shape_of(const Node& node) {
+  const auto all = dims(node.input(0));
+  if (!all) return {};
+  const auto rank = static_cast<std::int64_t>(all->size());
+  const auto clamp = [&](std::int64_t at) { return std::clamp(at < 0 ? at + rank : at, std::int64_t{0}, rank); };
+  Elements result;
+  for (std::int64_t i = clamp(node.attr_int("start", 0)); i < clamp(node.attr_int("end", rank)); ++i) {
+    const auto& dim = (*all)[static_cast<std::size_t>(i)];
+    result.push_back(dim ? std::optional<double>(static_cast<double>(*dim)) : std::nullopt);
+  }
+  return result;
+}
+
+std::optional<Extents> ShapeArithmetic::dims(const Value* value) {
+  if (value == nullptr || value->erased()) return {};
+  const auto found = dims_.find(value);
+  if (found != dims_.end()) return found->second;
+  std::optional<Extents> known;
+  bool complete = false;
+  if (value->rank()) {
+    known.emplace();
+    complete = true;
+    for (const Dim& dim : *value->type().shape) {
+      known->push_back(dim.known() ? dim.value : std::nullopt);
+      complete = complete && dim.known();
+    }
+  }
+  const auto refined = refined_.find(value);
+  if (refined != refined_.end()) {
+    if (!known) known.emplace(refined->second.size());
+    for (std::size_t i = 0; i < known->size() && i < refined->second.size(); ++i) {
+      if (!(*known)[i]) (*known)[i] = refined->second[i];
+    }
+  }
+  if (!complete && depth_ < kMaxDepth && value->producer() != nullptr) {
+    ++depth_;
+    const auto produced = produced_dims(*value);
+    --depth_;
+    if (!known) known = produced;
+    for (std::size_t i = 0; produced && produced->size() == known->size() && i < known->size(); ++i) {
+      if (!(*known)[i]) (*known)[i] = (*produced)[i];
+    }
+  }
+  if (known && !known->empty() && !known->back()) known->back() = columns_for_readers(*value);
+  return dims_[value] = known;
+}
+
+void ShapeArithmetic::refine(const Value* value, const Extents& extents) {
+  const auto known = dims(value);
+  if (known && known->size() != extents.size()) return;
+  bool news = !known;
+  for (std::size_t i = 0; known && i < extents.size(); ++i) news = news || (extents[i] && !(*known)[i]);
+  if (!news) return;
+  refined_[value] = extents;
+  known_.clear();
+  dims_.clear();
+}
+
+std::optional<std::size_t> ShapeArithmetic::inferred_axis(const Node& node) {
+  const auto stated = node.is("Reshape") ? elements(node.input(1)) : std::nullopt;
+  for (std::size_t i = 0; stated && i < stated->size(); ++i) {
+    if ((*stated)[i] == -1.0) return i;
+  }
+  return {};
+}
+
+std::optional<Extents> ShapeArithmetic::produced_dims(const Value& value) {
+  const Node& node = *value.producer();
+  const std::string& op = node.op_type();
+  if (op == "Reshape" || op == "Expand") return target_dims(node);
+  if (broadcasts(node)) return broadcast_dims(node);
+  const auto in = dims(node.input(0));
+  if (!in || (value.output_index() != 0 && op != "Split")) return {};
+  if (keeps_shape(node)) return in;
+  if (op == "Transpose") return transposed(*in, node);
+  if (op == "Squeeze" || op == "Unsqueeze" || op == "Slice" || op == "Split" || op == "Gather") {
+    return cut(*in, node, *this);
+  }
+  const Tensor* weight = op == "MatMul" ? constant(node.input(1)) : nullptr;
+  if (weight == nullptr || weight->rank() != 2) return {};
+  Extents out = *in;
+  out.back() = weight->dims()[1];
+  return out;
+}
+
+std::optional<Extents> ShapeArithmetic::broadcast_dims(const Node& node) {
+  const auto a = dims(node.input(0)), b = dims(node.input(1));
+  if (!a || !b) return {};
+  Extents out(std::max(a->size(), b->size()));
+  for (std::size_t back = 1; back <= out.size(); ++back) {
+    const auto x = back <= a->size() ? (*a)[a->size() - back] : 1, y = back <= b->size() ? (*b)[b->size() - back] : 1;
+    auto& dim = out[out.size() - back];
+    if (x && *x != 1) {
+      dim = x;
+    } else if (y && *y != 1) {
+      dim = y;
+    } else if (x && y) {
+      dim = 1;
+    }
+  }
+  return out;
+}
+
+std::optional<Extents> ShapeArithmetic::target_dims(const Node& node) {
   const Value* output = node.output();
   if (output == nullptr) return {};
   const auto stated = node.inputs().size() > 1 ? elements(node.input(1)) : std::nullopt;
@@ -215,6 +400,10 @@ std::optional<std::vector<std::optional<std::int64_t>>> ShapeArithmetic::target_
     } else if (stated && (stated->size() == rank || align) && i + stated->size() >= rank) {
       const auto number = as_integer((*stated)[i + stated->size() - rank]);
       if (number && *number > 0) dims[i] = number;
+      if (number == 0 && node.is("Reshape") && node.attr_int("allowzero", 0) == 0) {
+        const auto in = this->dims(node.input(0));
+        if (in && i < in->size()) dims[i] = (*in)[i];
+      }
     }
   }
   return dims;

@@ -24,17 +24,30 @@ class ShapeArithmetic {
   std::optional<double> scalar(const Value* value);
   // All elements, when every one is a known integer.
   std::optional<std::vector<std::int64_t>> integers(const Value* value);
+  // The dimensions of a value: of its type, refined by its producer and by what readers require (the input of a Linear
+  // has as many columns as its weight has rows). Nullopt when not even the rank is known.
+  using Extents = std::vector<std::optional<std::int64_t>>;
+  std::optional<Extents> dims(const Value* value);
   // The dimensions that Reshape or Expand gives its output: of its type, refined by its shape input (0 and -1 of a
   // Reshape are unknown unless the type tells). Nullopt when not even the rank is known.
-  std::optional<std::vector<std::optional<std::int64_t>>> target_dims(const Node& node);
+  std::optional<Extents> target_dims(const Node& node);
+  // The axis that a Reshape infers from the others: its shape says -1 there.
+  std::optional<std::size_t> inferred_axis(const Node& node);
+  // Adds what a caller knows of a value's dimensions.
+  void refine(const Value* value, const Extents& extents);
 
  private:
   std::optional<Elements> compute(const Node& node);
+  std::optional<Elements> shape_of(const Node& node);
+  std::optional<Extents> produced_dims(const Value& value);
+  std::optional<Extents> broadcast_dims(const Node& node);
   std::optional<Elements> select(const Node& node);
   std::optional<Elements> join(const Node& node);
   std::optional<Elements> arithmetic(const Node& node);
 
   std::map<const Value*, std::optional<Elements>> known_;
+  std::map<const Value*, std::optional<Extents>> dims_;
+  std::map<const Value*, Extents> refined_;
   int depth_ = 0;
 };
 

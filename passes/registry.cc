@@ -18,6 +18,7 @@ std::unique_ptr<Pass> make_lift_constants(const PassOptions&);
 std::unique_ptr<Pass> make_merge_casts(const PassOptions&);
 std::unique_ptr<Pass> make_merge_common_subexpressions(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
+std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_initializers(const PassOptions&);
 std::unique_ptr<Pass> make_merge_reshapes(const PassOptions&);
 std::unique_ptr<Pass> make_merge_transposes(const PassOptions&);
@@ -159,6 +160,12 @@ constexpr PassInfo kPasses[] = {
     {"merge-conv-branches", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvBranchesOptions,
      make_merge_conv_branches},
+    {"merge-conv-chain",
+     "reparam",
+     kRounding,
+     "Makes one Conv of two in a row where that saves work",
+     {},
+     make_merge_conv_chain},
 };
 
 }  // namespace

@@ -100,7 +100,6 @@ TEST(Rtn, AWeightReadTwiceIsStoredOnce) {
 
 TEST(Rtn, NearMisses) {
   for (const std::string& text : {
-           graph("(float[2, 32] x, float[32, 8] w) => (float[2, 8] y)", "float u = {0}", "y = MatMul(x, w)"),
            graph("(float[1, 2, 32] x) => (float[1, 2, 8] y)", "float[1, 32, 8] w = {}", "y = MatMul(x, w)"),
            graph("(float[32, 8] x) => (float[8, 8] y)", "float[8, 32] w = {}", "y = MatMul(w, x)"),
            graph("(double[2, 32] x) => (double[2, 8] y)", "double[32, 8] w = {}", "y = MatMul(x, w)"),
@@ -113,6 +112,91 @@ TEST(Rtn, NearMisses) {
   test::expect_unchanged("rtn", kMatMul, {{"block", "16"}});  // too small by default
   test::expect_unchanged("rtn", kMatMul, {{"block", "16"}, {"min-elements", "0"}, {"exclude", "w*"}});
   test::expect_unchanged("rtn", kMatMul, {{"block", "16"}, {"min-elements", "0"}, {"include", "other"}});
+}
+
+std::vector<std::string> remarks_of(const std::string& text, test::OptionMap options = kSmall) {
+  auto model = model_from_text(text);
+  std::vector<Remark> remarks;
+  EXPECT_TRUE(run_pass("rtn", *model, options, &remarks));
+  std::vector<std::string> reasons;
+  for (const Remark& remark : remarks) reasons.push_back(remark.reason);
+  return reasons;
+}
+
+TEST(Rtn, ProductsOfActivationsAreNobodysWeights) {
+  EXPECT_TRUE(
+      remarks_of(graph("(float[2, 32] x, float[32, 8] w) => (float[2, 8] y)", "float u = {0}", "y = MatMul(x, w)"))
+          .empty());
+  EXPECT_TRUE(remarks_of(graph("(float[9, 32] t, int64[3] i) => (float[3, 32] y)", "float u = {0}", "y = Gather(t, i)"))
+                  .empty());
+}
+
+TEST(Rtn, SkipsWhatWouldNotGetSmaller) {
+  const std::string text = graph("(float[2, 3] x) => (float[2, 8] y)", "float[3, 8] w = {}", "y = MatMul(x, w)");
+  test::OptionMap wide = {{"block", "256"}, {"min-elements", "0"}};
+  ASSERT_EQ(remarks_of(text, wide).size(), 1U);
+  EXPECT_NE(remarks_of(text, wide)[0].find("would not get smaller"), std::string::npos);
+  test::expect_unchanged("rtn", text, wide);
+}
+
+TEST(Rtn, SaysWhenBothCopiesStay) {
+  const auto reasons = remarks_of(graph("(float[2, 32] x, float[32, 8] z) => (float[2, 8] y, float[32, 8] u)",
+                                        "float[32, 8] w = {}", "y = MatMul(x, w) u = Add(z, w)"));
+  ASSERT_EQ(reasons.size(), 2U);
+  EXPECT_NE(reasons[1].find("both copies stay"), std::string::npos);
+}
+
+// A head tied to the embedding reads the table through a Transpose: blocks then run along the table's rows.
+TEST(Rtn, TheTiedHeadBehindATranspose) {
+  const std::string tied = graph("(int64[3] i) => (float[3, 10] y)", "float[10, 32] t = {}",
+                                 "e = Gather(t, i) w = Transpose <perm = [1, 0]> (t) y = MatMul(e, w)");
+  const auto model = quantized(tied);
+  ASSERT_EQ(model->graph().node_count(), 2U);
+  const Node& head = *model->graph().nodes()[1];
+  EXPECT_TRUE(head.is("MatMulNBits", "com.microsoft"));
+  EXPECT_EQ(head.attr_int("K", 0), 32);
+  EXPECT_EQ(head.attr_int("N", 0), 10);
+  EXPECT_EQ(model->graph().find("t"), nullptr);
+  test::OptionMap standard = kSmall;
+  standard["form"] = "dequantizelinear";
+  const auto plain = quantized(tied, standard);
+  EXPECT_EQ(plain->graph().node_count(), 4U);
+  EXPECT_EQ(plain->graph().nodes()[3]->input(1)->static_dims(), (Dims{32, 10}));
+  EXPECT_TRUE(verify(*plain));
+}
+
+TEST(Rtn, WeightsBehindACastTakeTheTypeThatIsRead) {
+  const auto model = quantized(graph("(float16[2, 32] x) => (float16[2, 8] y)", "float[32, 8] h = {}",
+                                     "w = Cast <to = 10> (h) y = MatMul(x, w)"));
+  ASSERT_EQ(model->graph().node_count(), 1U);
+  EXPECT_EQ(model->graph().nodes()[0]->input(2)->dtype(), DType::kFloat16);
+}
+
+TEST(Rtn, StandardFormTakesGemmAsItIs) {
+  test::OptionMap options = kSmall;
+  options["form"] = "dequantizelinear";
+  const auto model = quantized(graph("(float[32, 2] x) => (float[2, 8] y)", "float[8, 32] w = {}, float[8] b = {}",
+                                     "y = Gemm <transA = 1, transB = 1, alpha = 2.0, beta = 0.5> (x, w, b)", 21),
+                               options);
+  const Node& gemm = *model->graph().nodes()[1];
+  EXPECT_EQ(gemm.attr_float("alpha", 1), 2.0F);
+  EXPECT_EQ(gemm.attr_int("transA", 0), 1);
+  EXPECT_EQ(gemm.attr_int("transB", 0), 0);
+  EXPECT_EQ(gemm.input(1)->static_dims(), (Dims{32, 8}));
+}
+
+TEST(Rtn, StandardFormKeepsTheOpsetWhenNothingQuantizes) {
+  test::expect_unchanged("rtn", graph("(float[2, 32] x) => (float[2, 8] y)", "float[32, 8] w = {}", "y = MatMul(x, w)"),
+                         {{"form", "dequantizelinear"}});
+}
+
+TEST(Rtn, AWeightOfTwoBranchesIsStoredOnceOutside) {
+  const auto model = quantized(graph("(bool c, float[2, 32] x) => (float[2, 8] y)", "float[32, 8] w = {}",
+                                     "y = If (c) <then_branch = a () => (float[2, 8] p) { p = MatMul(x, w) },"
+                                     " else_branch = b () => (float[2, 8] q) { n = Neg(x) q = MatMul(n, w) }>"));
+  EXPECT_EQ(model->graph().initializers().size(), 2U);  // codes and scales
+  EXPECT_EQ(model->graph().find("w"), nullptr);
+  EXPECT_TRUE(verify(*model));
 }
 
 TEST(Rtn, ABadWeightIsNamedWhenItsBytesAreMade) {

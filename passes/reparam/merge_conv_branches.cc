@@ -13,7 +13,7 @@
 #include "ir/match.h"
 #include "passes/pass.h"
 #include "passes/reparam/branch_sum.h"
-#include "passes/reparam/conv_node.h"
+#include "passes/reparam/conv_chain.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -21,20 +21,31 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-struct Branch {
-  const BranchTerm* term = nullptr;
-  Value* input = nullptr;  // what a convolution reads
-  Node* node = nullptr;    // the convolution; null: an identity, or a value that stays
+// One convolution, or two in a row, that give a branch; neither for an identity.
+struct View {
+  Value* input = nullptr;  // what the convolution reads
+  Node* node = nullptr;
+  std::optional<ConvChain> chain;
   std::optional<ConvShape> shape;
   std::int64_t work = 0;
+
+  std::int64_t nodes() const { return node == nullptr ? 0 : chain ? 2 : 1; }
+};
+
+struct Branch {
+  const BranchTerm* term = nullptr;
+  std::vector<View> views;  // the shortest first
 };
 
 // Branches that one convolution computes, or one value that stays.
 struct Cluster {
-  std::vector<const Branch*> branches;
+  std::vector<std::pair<const BranchTerm*, const View*>> parts;
   Value* input = nullptr;
   std::optional<ConvShape> shape;
   std::int64_t work = 0;
+
+  const View& view() const { return *parts.front().second; }
+  const BranchTerm& term() const { return *parts.front().first; }
 };
 
 bool all_equal(const Numbers& numbers, double value) {
@@ -42,14 +53,20 @@ bool all_equal(const Numbers& numbers, double value) {
 }
 
 Branch branch_of(const BranchTerm& term, std::int64_t channels) {
-  Branch branch{&term, term.value, nullptr, std::nullopt, 0};
   Node* node = term.value->producer();
   std::string why;
-  if (!term.only_here || node == nullptr || !is_conv_like(*node)) return branch;
-  const auto shape = conv_shape(*node, why);
-  if (!shape || shape->out != channels || node->input(0)->dtype() != term.value->dtype()) return branch;
-  if (node->input(1) != nullptr && node->input(1)->dtype() != term.value->dtype()) return branch;
-  return {&term, node->input(0), node, shape, shape->work()};
+  const bool conv = term.only_here && node != nullptr && is_conv_like(*node);
+  const auto shape = conv ? conv_shape(*node, why) : std::nullopt;
+  const DType dtype = term.value->dtype();
+  if (!shape || shape->out != channels || node->input(0)->dtype() != dtype ||
+      (node->input(1) != nullptr && node->input(1)->dtype() != dtype)) {
+    return {&term, {View{term.value, nullptr, std::nullopt, std::nullopt, 0}}};
+  }
+  Branch branch{&term, {View{node->input(0), node, std::nullopt, shape, shape->work()}}};
+  if (const auto chain = conv_chain(*node, why)) {
+    branch.views.push_back({chain->first->input(0), node, chain, chain->shape, chain->work()});
+  }
+  return branch;
 }
 
 class Plan {
@@ -60,8 +77,8 @@ class Plan {
     for (const BranchTerm& term : sum.terms) branches_.push_back(branch_of(term, channels));
     std::vector<std::size_t> order(branches_.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [this](std::size_t a, std::size_t b) { return branches_[a].work > branches_[b].work; });
+    const auto work = [this](std::size_t i) { return branches_[i].views.front().work; };
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return work(a) > work(b); });
     for (const std::size_t i : order) place(branches_[i], channels);
     std::stable_partition(clusters_.begin(), clusters_.end(),
                           [this](const Cluster& cluster) { return rewritten(cluster); });
@@ -72,39 +89,48 @@ class Plan {
   const std::vector<Cluster>& clusters() const { return clusters_; }
   // Is there a new convolution for it? Otherwise the value stays as it is, but for a factor.
   bool rewritten(const Cluster& cluster) const {
-    if (cluster.branches.front()->node == nullptr) return false;
-    return cluster.branches.size() > 1 || !all_equal(cluster.branches.front()->term->scale, 1.0) ||
-           (!all_equal(sum_.shift, 0.0) && !cluster.branches.front()->node->is("AveragePool"));
+    const Node* node = cluster.view().node;
+    if (node == nullptr) return false;
+    return cluster.parts.size() > 1 || !all_equal(cluster.term().scale, 1.0) ||
+           (!all_equal(sum_.shift, 0.0) && !node->is("AveragePool"));
   }
 
  private:
   void place(const Branch& branch, std::int64_t channels) {
     for (Cluster& cluster : clusters_) {
-      if (cluster.input != branch.input || !cluster.shape) continue;
-      const ConvShape shape = branch.shape ? *branch.shape : identity_shape(channels, cluster.shape->geometry);
-      const auto joint = joint_shape(*cluster.shape, shape, spatial_lengths(*cluster.input));
-      if (!joint || joint->work() > cluster.work + branch.work + extra_work_) continue;
-      cluster.shape = joint;
-      cluster.work = std::max(joint->work(), cluster.work + branch.work);
-      cluster.branches.push_back(&branch);
-      return;
+      for (const View& view : branch.views) {
+        if (join(cluster, *branch.term, view, channels)) return;
+      }
     }
-    clusters_.push_back({{&branch}, branch.input, branch.shape, branch.work});
+    const View& view = branch.views.front();
+    clusters_.push_back({{{branch.term, &view}}, view.input, view.shape, view.work});
+  }
+
+  bool join(Cluster& cluster, const BranchTerm& term, const View& view, std::int64_t channels) const {
+    if (cluster.input != view.input || !cluster.shape) return false;
+    const ConvShape shape = view.shape ? *view.shape : identity_shape(channels, cluster.shape->geometry);
+    const auto joint = joint_shape(*cluster.shape, shape, spatial_lengths(*cluster.input));
+    if (!joint || joint->work() > cluster.work + view.work + extra_work_) return false;
+    cluster.shape = joint;
+    cluster.work = std::max(joint->work(), cluster.work + view.work);
+    cluster.parts.emplace_back(&term, &view);
+    return true;
   }
 
   std::int64_t passes_now() const {
     std::int64_t count = sum_.passes;
-    for (const Branch& branch : branches_) count += branch.node != nullptr ? 1 : 0;
+    for (const Cluster& cluster : clusters_) {
+      for (const auto& [term, view] : cluster.parts) count += view->nodes();
+    }
     return count;
   }
 
   std::int64_t passes() const {
     auto count = static_cast<std::int64_t>(clusters_.size()) - 1;
     for (const Cluster& cluster : clusters_) {
-      const Branch& first = *cluster.branches.front();
-      const bool factor =
-          first.node == nullptr && !all_equal(first.term->scale, 1.0) && !all_equal(first.term->scale, -1.0);
-      count += first.node != nullptr || factor ? 1 : 0;
+      const Numbers& scale = cluster.term().scale;
+      const bool conv = cluster.view().node != nullptr;
+      count += conv || !(all_equal(scale, 1.0) || all_equal(scale, -1.0)) ? 1 : 0;
     }
     return count;
   }
@@ -116,17 +142,17 @@ class Plan {
   bool gains_ = false;
 };
 
+Result<ConvKernel> kernel_of(const View& view, const ConvShape& whole) {
+  if (view.node == nullptr) return identity_kernel(identity_shape(whole.out, whole.geometry));
+  return view.chain ? conv_kernel(*view.chain) : conv_kernel(*view.node, *view.shape);
+}
+
 // The convolution of a cluster with `shift` added to its bias.
 Result<ConvKernel> kernel_of(const Cluster& cluster, const Numbers& shift) {
   ConvKernel kernel = zero_kernel(*cluster.shape);
-  for (const Branch* branch : cluster.branches) {
-    ConvKernel part;
-    if (branch->node != nullptr) {
-      OF_ASSIGN(part, conv_kernel(*branch->node, *branch->shape));
-    } else {
-      part = identity_kernel(identity_shape(kernel.shape.out, kernel.shape.geometry));
-    }
-    add_kernel(kernel, part, branch->term->scale);
+  for (const auto& [term, view] : cluster.parts) {
+    OF_ASSIGN(const ConvKernel part, kernel_of(*view, kernel.shape));
+    add_kernel(kernel, part, term->scale);
   }
   for (std::size_t c = 0; c < shift.size(); ++c) kernel.bias[c] += shift[c];
   return kernel;
@@ -147,13 +173,13 @@ class Rewrite {
     Value* sum = nullptr;
     for (std::size_t i = 0; i < plan.clusters().size(); ++i) {
       const Cluster& cluster = plan.clusters()[i];
-      const Type& type = cluster.branches.front()->term->value->type();
+      const Type& type = cluster.term().value->type();
       if (i < kernels.size()) {
         OF_ASSIGN(Node * conv, insert_conv(graph_, kernels[i], *cluster.input, {hint(), type}, hint(), &root_));
         sum = sum == nullptr ? conv->output() : joined("Add", *sum, *conv->output());
         continue;
       }
-      OF_ASSIGN(sum, with_value(*sum, *cluster.branches.front()->term));
+      OF_ASSIGN(sum, with_value(*sum, cluster.term()));
     }
     return replace_and_erase(graph_, root_, *sum);
   }

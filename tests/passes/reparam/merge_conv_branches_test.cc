@@ -165,6 +165,14 @@ TEST(MergeConvBranches, TwoInputsTwoConvolutions) {
           kBoth),
       "Relu Conv Conv Add");
 }
+TEST(MergeConvBranches, BranchesOfTwoInARow) {
+  expect_operators(kPass,
+                   net("a = Conv<pads = [1, 1, 1, 1]>(x, w, b) c = Conv<pads = [1, 1, 1, 1]>(x, p, q) "
+                       "d = AveragePool<kernel_shape = [3, 3]>(c) e = Conv(x, p) f = Conv<pads = [1, 1, 1, 1]>(e, w) "
+                       "s = Add(a, d) y = Add(s, f)",
+                       kBoth),
+                   "Conv");
+}
 TEST(MergeConvBranches, WeightsThatTwoBranchesShare) {
   expect_operators(kPass, net("z = Relu(x) a = Conv(x, p) c = Conv(z, p) s = Add(a, x) y = Add(s, c)", kBoth),
                    "Relu Conv Conv Add");
@@ -223,6 +231,13 @@ TEST(MergeConvBranches, KeepsResultsThatAreWidened) {
   expect_kept("a = Conv(x, w) c = Conv(x, p) y = Add(a, c)", kBoth, "double[N, 4, 3, 3]");
   expect_kept("a = Conv(x, w) c = Conv(x, p) y = Add(a, c)", "double[1, 4, 1, 1] w = {}, double[4, 4, 1, 1] p = {}");
   expect_kept("a = Conv(x, w) y = Add(a, x)", "double[4, 1, 1, 1] w = {}", "double[N, 1, 4, 4]");
+}
+TEST(MergeConvBranches, KeepsTwoInARowWithPaddingBetween) {
+  expect_kept(
+      "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) c = Conv(x, p, q) d = Conv<pads = [1, 1, 1, 1]>(c, w) y = Add(a, d)");
+  expect_kept(
+      "a = Conv<pads = [1, 1, 1, 1]>(x, w) c = Conv(x, p) "
+      "d = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(c) y = Add(a, d)");
 }
 TEST(MergeConvBranches, KeepsNumbersThatVaryElsewhere) {
   expect_kept("a = Conv(x, p) y = Mul(a, k)", kBoth + ", double[5] k = {}");

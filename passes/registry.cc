@@ -19,6 +19,7 @@ std::unique_ptr<Pass> make_merge_casts(const PassOptions&);
 std::unique_ptr<Pass> make_merge_common_subexpressions(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
+std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
 std::unique_ptr<Pass> make_merge_initializers(const PassOptions&);
 std::unique_ptr<Pass> make_merge_reshapes(const PassOptions&);
 std::unique_ptr<Pass> make_merge_transposes(const PassOptions&);
@@ -45,7 +46,7 @@ constexpr OptionSpec kFoldConstantsOptions[] = {
     {"max-growth", kInt, "65536", "Bytes by which a result may be larger than the node's inputs", "0.."},
 };
 
-constexpr OptionSpec kMergeConvBranchesOptions[] = {
+constexpr OptionSpec kMergeConvOptions[] = {
     {"max-extra-work", kInt, "16", "Multiply-adds per output element that a merge may add for each addition it saves",
      "0.."},
 };
@@ -158,7 +159,7 @@ constexpr PassInfo kPasses[] = {
      {},
      make_fold_input_affine},
     {"merge-conv-branches", "reparam", kRounding,
-     "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvBranchesOptions,
+     "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvOptions,
      make_merge_conv_branches},
     {"merge-conv-chain",
      "reparam",
@@ -166,6 +167,9 @@ constexpr PassInfo kPasses[] = {
      "Makes one Conv of two in a row where that saves work",
      {},
      make_merge_conv_chain},
+    {"merge-conv-concat", "reparam", kRounding,
+     "Makes one Conv, ConvTranspose or Gemm of those whose results are concatenated", kMergeConvOptions,
+     make_merge_conv_concat},
 };
 
 }  // namespace

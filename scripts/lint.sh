@@ -8,4 +8,4 @@ clang-format --dry-run --Werror "${files[@]}"
 [[ ${1:-} == --tidy ]] || exit 0
 mapfile -t changed < <(if [[ -n ${2:-} ]]; then git diff --name-only --diff-filter=d "$2" -- '*.cc'; else git ls-files '*.cc'; fi)
 ((${#changed[@]})) || exit 0
-printf '%s\n' "${changed[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build/release --quiet
+printf '%s\n' "${changed[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build/release --quiet --extra-arg=-Wno-unknown-warning-option

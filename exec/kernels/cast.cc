@@ -213,8 +213,8 @@ Status cast_like(KernelContext& ctx) {
 }  // namespace
 
 KernelRows cast_kernels() {
-  static const KernelRow rows[] = {{"Cast", 1, cast}, {"CastLike", 15, cast_like}};
-  return rows;
+  static const KernelRow kRows[] = {{"Cast", 1, cast}, {"CastLike", 15, cast_like}};
+  return kRows;
 }
 
 }  // namespace onnxfold

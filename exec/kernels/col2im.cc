@@ -101,8 +101,8 @@ Status col2im(KernelContext& ctx) {
 }  // namespace
 
 KernelRows col2im_kernels() {
-  static const KernelRow rows[] = {{"Col2Im", 18, col2im}};
-  return rows;
+  static const KernelRow kRows[] = {{"Col2Im", 18, col2im}};
+  return kRows;
 }
 
 }  // namespace onnxfold

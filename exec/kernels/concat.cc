@@ -193,13 +193,13 @@ Status compress(KernelContext& ctx) {
 }  // namespace
 
 KernelRows concat_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Concat", 1, concat},
       {"Split", 1, split},
       {"Slice", 1, slice},
       {"Compress", 9, compress},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

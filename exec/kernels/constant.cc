@@ -147,12 +147,12 @@ Status bit_cast(KernelContext& ctx) {
 }  // namespace
 
 KernelRows constant_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Constant", 1, constant}, {"ConstantOfShape", 9, constant_of_shape},
       {"EyeLike", 9, eye_like},  {"Range", 11, range},
       {"OneHot", 9, one_hot},    {"BitCast", 26, bit_cast},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

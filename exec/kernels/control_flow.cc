@@ -264,8 +264,8 @@ Status scan_batched(KernelContext& ctx) {
 }  // namespace
 
 KernelRows control_flow_kernels() {
-  static const KernelRow rows[] = {{"If", 1, run_if}, {"Loop", 1, loop}, {"Scan", 8, scan_batched}, {"Scan", 9, scan}};
-  return rows;
+  static const KernelRow kRows[] = {{"If", 1, run_if}, {"Loop", 1, loop}, {"Scan", 8, scan_batched}, {"Scan", 9, scan}};
+  return kRows;
 }
 
 }  // namespace onnxfold

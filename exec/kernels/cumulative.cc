@@ -50,8 +50,8 @@ Status cumulate(KernelContext& ctx) {
 }  // namespace
 
 KernelRows cumulative_kernels() {
-  static const KernelRow rows[] = {{"CumSum", 11, cumulate<false>}, {"CumProd", 26, cumulate<true>}};
-  return rows;
+  static const KernelRow kRows[] = {{"CumSum", 11, cumulate<false>}, {"CumProd", 26, cumulate<true>}};
+  return kRows;
 }
 
 }  // namespace onnxfold

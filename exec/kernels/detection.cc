@@ -90,8 +90,8 @@ Status non_max_suppression(KernelContext& ctx) {
 }  // namespace
 
 KernelRows detection_kernels() {
-  static const KernelRow rows[] = {{"NonMaxSuppression", 10, non_max_suppression}};
-  return rows;
+  static const KernelRow kRows[] = {{"NonMaxSuppression", 10, non_max_suppression}};
+  return kRows;
 }
 
 }  // namespace onnxfold

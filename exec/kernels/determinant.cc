@@ -48,8 +48,8 @@ Status det(KernelContext& ctx) {
 }  // namespace
 
 KernelRows determinant_kernels() {
-  static const KernelRow rows[] = {{"Det", 11, det}};
-  return rows;
+  static const KernelRow kRows[] = {{"Det", 11, det}};
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -34,8 +34,8 @@ Status dropout(KernelContext& ctx) {
 }  // namespace
 
 KernelRows dropout_kernels() {
-  static const KernelRow rows[] = {{"Dropout", 1, dropout}};
-  return rows;
+  static const KernelRow kRows[] = {{"Dropout", 1, dropout}};
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -295,7 +295,7 @@ Status where(KernelContext& ctx) {
 }  // namespace
 
 KernelRows elementwise_binary_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Add", 1, add},
       {"And", 1, logical_and},
       {"BitShift", 11, bit_shift},
@@ -321,7 +321,7 @@ KernelRows elementwise_binary_kernels() {
       {"Where", 9, where},
       {"Xor", 1, logical_xor},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -234,7 +234,7 @@ Status clip(KernelContext& ctx) {
 }  // namespace
 
 KernelRows elementwise_unary_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Abs", 1, abs},
       {"Acos", 7, acos},
       {"Acosh", 9, acosh},
@@ -279,7 +279,7 @@ KernelRows elementwise_unary_kernels() {
       {"Tanh", 1, tanh},
       {"ThresholdedRelu", 10, thresholded_relu},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

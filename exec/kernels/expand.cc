@@ -210,8 +210,8 @@ Status pad(KernelContext& ctx) {
 }  // namespace
 
 KernelRows expand_kernels() {
-  static const KernelRow rows[] = {{"Expand", 8, expand}, {"Tile", 1, tile}, {"Pad", 1, pad}};
-  return rows;
+  static const KernelRow kRows[] = {{"Expand", 8, expand}, {"Tile", 1, tile}, {"Pad", 1, pad}};
+  return kRows;
 }
 
 }  // namespace onnxfold

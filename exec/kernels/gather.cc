@@ -133,12 +133,12 @@ Status gather_nd(KernelContext& ctx) {
 }  // namespace
 
 KernelRows gather_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Gather", 1, gather},
       {"GatherElements", 11, gather_elements},
       {"GatherND", 11, gather_nd},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

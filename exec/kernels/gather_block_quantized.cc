@@ -134,8 +134,8 @@ Status gather_block_quantized(KernelContext& ctx) {
 }  // namespace
 
 KernelRows gather_block_quantized_kernels() {
-  static const KernelRow rows[] = {{"GatherBlockQuantized", 1, gather_block_quantized, "com.microsoft"}};
-  return rows;
+  static const KernelRow kRows[] = {{"GatherBlockQuantized", 1, gather_block_quantized, "com.microsoft"}};
+  return kRows;
 }
 
 }  // namespace onnxfold

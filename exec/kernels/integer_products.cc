@@ -180,11 +180,11 @@ Status qlinear_conv(KernelContext& ctx) {
 }  // namespace
 
 KernelRows integer_products_kernels() {
-  static const KernelRow rows[] = {{"ConvInteger", 10, conv_integer},
-                                   {"MatMulInteger", 10, matmul_integer},
-                                   {"QLinearConv", 10, qlinear_conv},
-                                   {"QLinearMatMul", 10, qlinear_matmul}};
-  return rows;
+  static const KernelRow kRows[] = {{"ConvInteger", 10, conv_integer},
+                                    {"MatMulInteger", 10, matmul_integer},
+                                    {"QLinearConv", 10, qlinear_conv},
+                                    {"QLinearMatMul", 10, qlinear_matmul}};
+  return kRows;
 }
 
 }  // namespace onnxfold

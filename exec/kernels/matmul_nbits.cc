@@ -126,8 +126,8 @@ Status matmul_nbits(KernelContext& ctx) {
 }  // namespace
 
 KernelRows matmul_nbits_kernels() {
-  static const KernelRow rows[] = {{"MatMulNBits", 1, matmul_nbits, "com.microsoft"}};
-  return rows;
+  static const KernelRow kRows[] = {{"MatMulNBits", 1, matmul_nbits, "com.microsoft"}};
+  return kRows;
 }
 
 }  // namespace onnxfold

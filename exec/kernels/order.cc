@@ -222,13 +222,13 @@ Status trilu(KernelContext& ctx) {
 }  // namespace
 
 KernelRows order_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"TopK", 1, top_k},
       {"Unique", 11, unique},
       {"NonZero", 9, non_zero},
       {"Trilu", 14, trilu},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

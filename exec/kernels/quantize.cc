@@ -231,12 +231,12 @@ Status dynamic_quantize_linear(KernelContext& ctx) {
 }  // namespace
 
 KernelRows quantize_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"QuantizeLinear", 10, quantize_linear},
       {"DequantizeLinear", 10, dequantize_linear},
       {"DynamicQuantizeLinear", 11, dynamic_quantize_linear},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -248,7 +248,7 @@ Status arg_extreme(KernelContext& ctx) {
 }  // namespace
 
 KernelRows reduce_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"ArgMax", 1, arg_extreme<true>},          {"ArgMin", 1, arg_extreme<false>},
       {"ReduceL1", 1, reduce<L1Of, 18>},         {"ReduceL2", 1, reduce<L2Of, 18>},
       {"ReduceLogSum", 1, reduce<LogSumOf, 18>}, {"ReduceLogSumExp", 1, reduce<LogSumExpOf, 18>},
@@ -256,7 +256,7 @@ KernelRows reduce_kernels() {
       {"ReduceMin", 1, reduce<MinOf, 18>},       {"ReduceProd", 1, reduce<ProdOf, 18>},
       {"ReduceSum", 1, reduce<SumOf, 13>},       {"ReduceSumSquare", 1, reduce<SumSquareOf, 18>},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -167,13 +167,13 @@ Status tensor_scatter(KernelContext& ctx) {
 }  // namespace
 
 KernelRows scatter_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Scatter", 9, scatter_elements},
       {"ScatterElements", 11, scatter_elements},
       {"ScatterND", 11, scatter_nd},
       {"TensorScatter", 24, tensor_scatter},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

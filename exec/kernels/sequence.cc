@@ -183,7 +183,7 @@ Status optional_get_element(KernelContext& ctx) {
 }  // namespace
 
 KernelRows sequence_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"SequenceEmpty", 11, sequence_empty},
       {"SequenceConstruct", 11, sequence_construct},
       {"SequenceAt", 11, sequence_at},
@@ -197,7 +197,7 @@ KernelRows sequence_kernels() {
       {"OptionalHasElement", 15, optional_has_element},
       {"OptionalGetElement", 15, optional_get_element},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

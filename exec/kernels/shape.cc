@@ -143,11 +143,11 @@ Status unsqueeze(KernelContext& ctx) {
 }  // namespace
 
 KernelRows shape_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Identity", 1, identity}, {"Shape", 1, shape},     {"Size", 1, size},           {"Reshape", 1, reshape},
       {"Flatten", 1, flatten},   {"Squeeze", 1, squeeze}, {"Unsqueeze", 1, unsqueeze},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

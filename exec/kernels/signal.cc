@@ -224,8 +224,8 @@ Status mel_weight_matrix(KernelContext& ctx) {
 }  // namespace
 
 KernelRows signal_kernels() {
-  static const KernelRow rows[] = {{"DFT", 17, dft}, {"STFT", 17, stft}, {"MelWeightMatrix", 17, mel_weight_matrix}};
-  return rows;
+  static const KernelRow kRows[] = {{"DFT", 17, dft}, {"STFT", 17, stft}, {"MelWeightMatrix", 17, mel_weight_matrix}};
+  return kRows;
 }
 
 }  // namespace onnxfold

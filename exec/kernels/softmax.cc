@@ -113,13 +113,13 @@ Status lp_normalization(KernelContext& ctx) {
 }  // namespace
 
 KernelRows softmax_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Softmax", 1, softmax},
       {"LogSoftmax", 1, log_softmax},
       {"Hardmax", 1, hardmax},
       {"LpNormalization", 1, lp_normalization},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

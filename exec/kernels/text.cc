@@ -231,12 +231,12 @@ Status tf_idf_vectorizer(KernelContext& ctx) {
 }  // namespace
 
 KernelRows text_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"StringConcat", 20, string_concat},       {"StringSplit", 20, string_split},
       {"RegexFullMatch", 20, regex_full_match},  {"StringNormalizer", 10, string_normalizer},
       {"TfIdfVectorizer", 9, tf_idf_vectorizer},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

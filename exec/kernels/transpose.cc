@@ -118,13 +118,13 @@ Status reverse_sequence(KernelContext& ctx) {
 }  // namespace
 
 KernelRows transpose_kernels() {
-  static const KernelRow rows[] = {
+  static const KernelRow kRows[] = {
       {"Transpose", 1, transpose},
       {"DepthToSpace", 1, depth_to_space},
       {"SpaceToDepth", 1, space_to_depth},
       {"ReverseSequence", 10, reverse_sequence},
   };
-  return rows;
+  return kRows;
 }
 
 }  // namespace onnxfold

@@ -63,6 +63,7 @@ Result<int> run_convert(const Words& words) {
   };
   LoadStats before;
   OF_ASSIGN(const std::unique_ptr<Model> model, load_model(arguments.words()[0], &before));
+  save.described = described_values(*model);
   if (opset > 0) OF_TRY(convert_opset(*model, opset));
   if (arguments.has("form")) OF_TRY(convert_form(*model, arguments.text("form"), common.seed));
   OF_ASSIGN(const SaveStats after, save_model(*model, target, save));

@@ -231,6 +231,7 @@ class Job {
     save_options.progress = [this](std::int64_t done, std::int64_t total) {
       progress("writing", total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
     };
+    save_options.described = described_values(*before_);
     OF_ASSIGN(const SaveStats stats, save_model(*after_, path, save_options));
     report_.target.bytes = stats.file_bytes + stats.external_bytes;
     report_.target.external_bytes = stats.external_bytes;

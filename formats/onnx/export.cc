@@ -35,12 +35,14 @@ void export_info(const Value& value, onnx::ValueInfoProto& proto) {
 
 class Exporter {
  public:
-  Exporter(const TensorExporter& data, const HoistConstant& hoist, bool drop_constant_inputs = false)
-      : data_(data), hoist_(hoist), drop_constant_inputs_(drop_constant_inputs) {}
+  Exporter(const TensorExporter& data, const HoistConstant& hoist, bool drop_constant_inputs = false,
+           const ValueNames* described = nullptr)
+      : data_(data), hoist_(hoist), drop_constant_inputs_(drop_constant_inputs), described_(described) {}
 
   Status graph(const Graph& graph, onnx::GraphProto& proto);
   Status node(const Node& node, onnx::NodeProto& proto);
   Status attribute(const Attribute& attribute, onnx::AttributeProto& proto);
+  bool worth_describing(const Value& value) const;
 
  private:
   Status initializer(const Value& value, const Tensor& tensor, onnx::GraphProto& proto);
@@ -55,6 +57,7 @@ class Exporter {
   // Before IR version 4 inputs listed their initializers, which stayed constants; from 4 on a listed one can be
   // overridden. When the version rises past it they leave the inputs.
   bool drop_constant_inputs_;
+  const ValueNames* described_;
 };
 
 Status Exporter::sparse(const SparseTensor& tensor, onnx::SparseTensorProto& proto) {
@@ -74,9 +77,10 @@ Status Exporter::initializer(const Value& value, const Tensor& tensor, onnx::Gra
 }
 
 // A Constant node says its output's type itself.
-bool worth_describing(const Value& value) {
+bool Exporter::worth_describing(const Value& value) const {
   if (!value.doc_string.empty() || !value.metadata.empty()) return true;
   if (value.type().kind == Type::Kind::kNone) return false;
+  if (described_ != nullptr && !described_->contains(value.name())) return false;
   const Tensor* constant = value.constant();
   return constant == nullptr || value.type() != Type::tensor(constant->dtype(), constant->dims());
 }
@@ -190,6 +194,15 @@ Status Exporter::attribute(const Attribute& attribute, onnx::AttributeProto& pro
       attribute.value);
 }
 
+void collect_described(const Graph& graph, ValueNames& names) {
+  for (const Value* value : graph.values()) {
+    if (value->type().kind != Type::Kind::kNone) names.insert(value->name());
+  }
+  for (const Node* node : graph.nodes()) {
+    for (const Graph* inner : node->subgraphs()) collect_described(*inner, names);
+  }
+}
+
 Status export_function(const Function& function, Exporter& exporter, onnx::FunctionProto& proto) {
   proto.set_domain(function.domain);
   proto.set_name(function.name);
@@ -208,7 +221,7 @@ Status export_function(const Function& function, Exporter& exporter, onnx::Funct
   for (const Value* output : body.outputs()) proto.add_output(output->name());
   for (const Node* node : body.nodes()) OF_TRY(exporter.node(*node, *proto.add_node()));
   for (const Value* value : body.values()) {
-    if (worth_describing(*value)) export_info(*value, *proto.add_value_info());
+    if (exporter.worth_describing(*value)) export_info(*value, *proto.add_value_info());
   }
   return {};
 }
@@ -279,8 +292,8 @@ Status export_node(const Node& node, const TensorExporter& data, onnx::NodeProto
   return Exporter(data, none).node(node, proto);
 }
 
-Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
-                    onnx::ModelProto& proto) {
+Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist, onnx::ModelProto& proto,
+                    const ValueNames* described) {
   if (!model.opaque.empty()) proto.ParseFromString(model.opaque);
   proto.set_ir_version(needed_ir_version(model, hoist != nullptr));
   OpsetImports imports = needed_opsets(model.graph(), model.opset_imports);
@@ -298,9 +311,20 @@ Status export_model(const Model& model, const TensorExporter& data, const HoistC
   if (!model.doc_string.empty()) proto.set_doc_string(model.doc_string);
   export_metadata(model.metadata, proto.mutable_metadata_props());
   const bool raised = model.ir_version > 0 && model.ir_version < 4 && proto.ir_version() >= 4;
-  Exporter exporter(data, hoist, raised);
+  Exporter exporter(data, hoist, raised, described);
   for (const auto& function : model.functions) OF_TRY(export_function(*function, exporter, *proto.add_functions()));
   return exporter.graph(model.graph(), *proto.mutable_graph());
 }
 
 }  // namespace onnxfold::onnx_proto
+
+namespace onnxfold {
+
+ValueNames described_values(const Model& model) {
+  ValueNames names;
+  onnx_proto::collect_described(model.graph(), names);
+  for (const auto& function : model.functions) onnx_proto::collect_described(*function->body, names);
+  return names;
+}
+
+}  // namespace onnxfold

@@ -51,7 +51,7 @@ Initializer lay_out(const onnx::TensorProto& proto, const Tensor& data) {
 
 }  // namespace
 
-Result<InlineFile> lay_out_inline(const Model& model) {
+Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described) {
   std::map<const onnx::TensorProto*, Tensor> held;
   onnx::ModelProto proto;
   OF_TRY(export_model(
@@ -61,7 +61,7 @@ Result<InlineFile> lay_out_inline(const Model& model) {
         held[&made] = tensor;
         return {};
       },
-      nullptr, proto));
+      nullptr, proto, described));
   const std::unique_ptr<onnx::GraphProto> graph(proto.release_graph());
   std::vector<Initializer> initializers;
   std::int64_t length = 0;

@@ -16,6 +16,6 @@ struct InlineFile {
 };
 
 // Large initializers of the main graph are placed; everything else is serialized. Same model, same bytes.
-Result<InlineFile> lay_out_inline(const Model& model);
+Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described);
 
 }  // namespace onnxfold::onnx_proto

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "ir/model.h"
@@ -32,6 +34,10 @@ Result<std::string> to_model_text(const Model& model);
 // One TensorProto in a .pb file (ONNX test data). Errors as load_model.
 Result<Tensor> load_tensor_pb(const std::string& path, std::string* name = nullptr);
 
+using ValueNames = std::unordered_set<std::string>;
+// Values of all graphs and function bodies that have a type. Taken right after loading: those the file describes.
+ValueNames described_values(const Model& model);
+
 enum class DataPlacement {
   kAuto,      // inline when the file stays under 2 GB, else external
   kInline,    // error invalid_argument when that is impossible
@@ -45,6 +51,9 @@ struct SaveOptions {
   std::int64_t align = 4096;               // offset alignment of tensors of at least this size
   std::int64_t memory_budget = 256 << 20;  // bytes of tensors being made at one time (at least one tensor)
   int threads = 1;
+  // Inner values whose types are written as value_info; none given: all with a type. Types that shape inference found
+  // are found again by every reader, so a pipeline passes what the input file described.
+  std::optional<ValueNames> described;
   bool overwrite = false;  // false: invalid_argument when the target exists
   std::function<void(std::int64_t done, std::int64_t total)> progress;  // bytes
 };

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "formats/onnx/onnx_file.h"
 #include "ir/model.h"
 
 namespace onnxfold::onnx_proto {
@@ -38,8 +39,9 @@ void export_type(const Type& type, onnx::TypeProto& proto);
 Status export_node(const Node& node, const TensorExporter& data, onnx::NodeProto& proto);
 // `hoist`: Constant nodes for which it returns true are written as initializers (null: none).
 using HoistConstant = std::function<bool(const Tensor&)>;
-Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist,
-                    onnx::ModelProto& proto);
+// `described`: of inner values only these get a type in value_info (null: all that have one).
+Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist, onnx::ModelProto& proto,
+                    const ValueNames* described = nullptr);
 
 // The lowest IR version that can carry the content, not below the declared one.
 std::int64_t needed_ir_version(const Model& model, bool hoisting);

@@ -107,8 +107,10 @@ Status check_target(const std::string& path, const SaveOptions& options) {
   return {};
 }
 
+const ValueNames* described(const SaveOptions& options) { return options.described ? &*options.described : nullptr; }
+
 Result<SaveStats> save_inline(const Model& model, const std::string& path, const SaveOptions& options) {
-  OF_ASSIGN(const onnx_proto::InlineFile content, onnx_proto::lay_out_inline(model));
+  OF_ASSIGN(const onnx_proto::InlineFile content, onnx_proto::lay_out_inline(model, described(options)));
   if (content.size > std::numeric_limits<std::int32_t>::max()) return too_large(path);
   OF_ASSIGN(PendingFile file, PendingFile::create(path));
   OF_TRY(write_tensors(content.tensors, content.size, options, file));
@@ -133,7 +135,7 @@ Result<SaveStats> save_external(const Model& model, const std::string& path, con
   onnx::ModelProto proto;
   OF_TRY(onnx_proto::export_model(
       model, [&](const Tensor& tensor, onnx::TensorProto& made) { return layout.place(tensor, made); },
-      [&](const Tensor& tensor) { return layout.external(tensor); }, proto));
+      [&](const Tensor& tensor) { return layout.external(tensor); }, proto, described(options)));
   OF_ASSIGN(PendingFile file, PendingFile::create(path));
   OF_ASSIGN(PendingFile data, PendingFile::create(data_path));
   OF_TRY(write_tensors(layout.tensors(), layout.size(), options, data));

@@ -2,10 +2,14 @@
 #include "formats/onnx/schema.h"
 
 #include <fmt/format.h>
+#include <onnx/defs/data_type_utils.h>
 #include <onnx/defs/schema.h>
 
 #include <algorithm>
+#include <array>
+#include <mutex>
 #include <set>
+#include <vector>
 
 #include "formats/onnx/proto.h"
 
@@ -39,6 +43,52 @@ Status check_blocks(const Node& node) {
                           to_string(node.input(1)->type()), to_string(node.input(0)->type()), block, axis));
 }
 
+// Interned names of tensor types as schemas list them ("tensor(float)").
+onnx::DataType type_name(const Type& type) {
+  static std::array<onnx::DataType, static_cast<std::size_t>(DType::kInt2) + 1> tensors{};
+  static std::once_flag filled;
+  std::call_once(filled, [] {
+    for (std::size_t i = 1; i < tensors.size(); ++i) {
+      onnx::TypeProto proto;
+      proto.mutable_tensor_type()->set_elem_type(static_cast<std::int32_t>(i));
+      tensors[i] = onnx::Utils::DataTypeUtils::ToType(proto);
+    }
+  });
+  return type.is_tensor() ? tensors[static_cast<std::size_t>(type.dtype)] : nullptr;
+}
+
+// Inputs whose types are known are among those the schema lists, and inputs that share a type variable have one type.
+Status check_input_types(const Node& node, const onnx::OpSchema& schema) {
+  struct Bound {
+    const std::string* variable;
+    onnx::DataType type;
+    std::size_t input;
+  };
+  std::vector<Bound> bound;
+  const auto& formal = schema.inputs();
+  for (std::size_t i = 0; i < node.inputs().size() && !formal.empty(); ++i) {
+    const onnx::DataType type = node.input(i) != nullptr ? type_name(node.input(i)->type()) : nullptr;
+    if (type == nullptr) continue;
+    const auto& parameter = formal[std::min(i, formal.size() - 1)];
+    if (!parameter.GetTypes().contains(type)) {
+      return fail(Code::kCorrupt, fmt::format("node '{}': input {} ('{}') is {}, which {} does not take", node.label(),
+                                              i, node.input(i)->name(), *type, node.op_type()));
+    }
+    if (!parameter.GetIsHomogeneous() || !schema.typeConstraintMap().contains(parameter.GetTypeStr())) continue;
+    const auto same = std::find_if(bound.begin(), bound.end(),
+                                   [&](const Bound& each) { return *each.variable == parameter.GetTypeStr(); });
+    if (same == bound.end()) {
+      bound.push_back({&parameter.GetTypeStr(), type, i});
+    } else if (same->type != type) {
+      return fail(Code::kCorrupt,
+                  fmt::format("node '{}': {} takes one type for inputs {} and {}, but '{}' is {} and '{}' is {}",
+                              node.label(), node.op_type(), same->input, i, node.input(same->input)->name(),
+                              *same->type, node.input(i)->name(), *type));
+    }
+  }
+  return {};
+}
+
 Status check_node(const Node& node, const OpsetImports& imports) {
   const auto import = imports.find(node.domain());
   if (import == imports.end()) {
@@ -61,6 +111,7 @@ Status check_node(const Node& node, const OpsetImports& imports) {
     for (char& c : text) c = c == '\n' ? ' ' : c;
     return fail(Code::kCorrupt, fmt::format("node '{}': {}", node.label(), text));
   }
+  OF_TRY(check_input_types(node, *schema));
   if (node.op_type() == "DequantizeLinear" || node.op_type() == "QuantizeLinear") return check_blocks(node);
   return {};
 }

@@ -15,8 +15,9 @@ namespace onnxfold {
 Status check_model(const Model& model);
 
 // Fills in value types by ONNX shape inference (with data propagation), subgraphs included. Types already known are
-// only refined, never lost. Does not fail on nodes it cannot infer. Errors: corrupt when declared and inferred types
-// clash and `strict`.
+// only refined, never lost, unless an inner value's declaration contradicts what its producer makes: then the
+// producer is believed. One clash costs one value. Does not fail on nodes it cannot infer. Errors, if `strict`: corrupt
+// when declared and inferred types clash.
 Status infer_shapes(Model& model, bool strict = false);
 
 struct OperatorInfo {

@@ -22,6 +22,7 @@ class ChainMatcher {
   Value* divide(Value* numerator);             // numerator / deviation_
   void affine(Norm& norm, Value* normalized);  // gain, bias
   Value* through_cast(Value* value);           // behind a Cast that only this chain reads
+  void keep_shared_cast(Norm& norm);
   bool closed(const Norm& norm) const;
 
   Node* add(Node* node) {
@@ -223,6 +224,21 @@ bool is_centred(const Value* value) {
   return mean != nullptr && mean->is("ReduceMean") && mean->input(0) == sub->input(0);
 }
 
+// A Cast before the chain that others read too (exporters let the residual Add read it) is no part of the norm.
+void ChainMatcher::keep_shared_cast(Norm& norm) {
+  for (const Node* cast : nodes_) {
+    if (!cast->is("Cast") || cast->input(0) != norm.input) continue;
+    const auto& uses = cast->output()->uses();
+    const bool shared = std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+      return use.node == nullptr || std::find(nodes_.begin(), nodes_.end(), use.node) == nodes_.end();
+    });
+    if (!shared) continue;
+    norm.input = cast->output();
+    std::erase(nodes_, cast);
+    return;
+  }
+}
+
 std::optional<Norm> ChainMatcher::match(const Node& reduce) {
   if (!reduce.is("ReduceMean") || reduce.input(0) == nullptr || !over_last_axis(reduce)) return {};
   auto& first = const_cast<Node&>(reduce);
@@ -231,6 +247,7 @@ std::optional<Norm> ChainMatcher::match(const Node& reduce) {
   if (square_of != nullptr && is_centred(square_of)) return {};
   std::optional<Norm> norm = square_of != nullptr ? rms(first, square_of) : layer(first);
   if (!norm) return {};
+  keep_shared_cast(*norm);
   std::sort(nodes_.begin(), nodes_.end(), [](const Node* a, const Node* b) { return a->graph()->before(*a, *b); });
   norm->nodes = nodes_;
   norm->epsilon = epsilon_;
@@ -253,8 +270,7 @@ std::optional<Norm> fused_norm(const Node& node) {
     norm.sum = node.output(3);
     gain = 2;
     bias = 3;
-    if (node.input(node.is("SkipLayerNormalization", "com.microsoft") ? 4 : 3) != nullptr)
-      return {};  // bias in the sum
+    norm.sum_bias = node.input(node.is("SkipLayerNormalization", "com.microsoft") ? 4 : 3);
   } else {
     const auto rank = node.input(0) != nullptr ? node.input(0)->rank() : std::nullopt;
     const std::int64_t axis = node.attr_int("axis", -1);

@@ -17,12 +17,13 @@ namespace onnxfold {
 
 struct Norm {
   enum class Kind { kLayer, kRms } kind = Kind::kLayer;
-  Value* input = nullptr;   // of SkipLayerNormalization: its first input
-  Value* skip = nullptr;    // second addend of SkipLayerNormalization, else null
-  Value* sum = nullptr;     // SkipLayerNormalization's sum output when somebody may read it, else null
-  Value* output = nullptr;  // after gain and bias
-  Value* gain = nullptr;    // constant of `width` elements, or null
-  Value* bias = nullptr;    // constant of `width` elements, or null
+  Value* input = nullptr;     // of SkipLayerNormalization: its first input
+  Value* skip = nullptr;      // second addend of SkipLayerNormalization, else null
+  Value* sum = nullptr;       // SkipLayerNormalization's sum output when somebody may read it, else null
+  Value* sum_bias = nullptr;  // SkipLayerNormalization's third addend, or null
+  Value* output = nullptr;    // after gain and bias
+  Value* gain = nullptr;      // constant of `width` elements, or null
+  Value* bias = nullptr;      // constant of `width` elements, or null
   double epsilon = 0;
   std::int64_t width = 0;    // 0 when the type does not tell
   bool fused = false;        // one operator

@@ -191,7 +191,8 @@ std::optional<ShapeArithmetic::Elements> ShapeArithmetic::compute(const Node& no
 std::optional<ShapeArithmetic::Elements> ShapeArithmetic::select(const Node& node) {
   const Value* data = node.input(0);
   const auto all = elements(data);
-  if (!all || data->rank().value_or(1) != 1) return {};
+  if (data == nullptr || data->rank().value_or(1) != 1) return {};
+  if (!all) return select_unknown(node);
   const auto size = static_cast<std::int64_t>(all->size());
   Elements picked;
   if (node.op_type() == "Gather") {
@@ -212,6 +213,20 @@ std::optional<ShapeArithmetic::Elements> ShapeArithmetic::select(const Node& nod
     picked.push_back((*all)[static_cast<std::size_t>(i)]);
   }
   return picked;
+}
+
+// Of a list of unknown length: how many entries there will be.
+std::optional<ShapeArithmetic::Elements> ShapeArithmetic::select_unknown(const Node& node) {
+  if (node.is("Gather")) {
+    const auto indices = integers(node.input(1));
+    return indices ? std::optional(Elements(indices->size())) : std::nullopt;
+  }
+  const auto ranges = slice_ranges(node, *this);
+  if (!ranges || ranges->size() != 1) return {};
+  const auto& [axis, start, end, step] = ranges->front();
+  const bool same_side = (start < 0) == (end < 0);
+  if (axis != 0 || step != 1 || !same_side || end <= start || end - start > 8) return {};
+  return Elements(static_cast<std::size_t>(end - start));
 }
 
 std::optional<ShapeArithmetic::Elements> ShapeArithmetic::join(const Node& node) {

@@ -42,6 +42,7 @@ class ShapeArithmetic {
   std::optional<Extents> produced_dims(const Value& value);
   std::optional<Extents> broadcast_dims(const Node& node);
   std::optional<Elements> select(const Node& node);
+  std::optional<Elements> select_unknown(const Node& node);
   std::optional<Elements> join(const Node& node);
   std::optional<Elements> arithmetic(const Node& node);
 

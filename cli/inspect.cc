@@ -8,7 +8,7 @@ namespace onnxfold::cli {
 
 Result<int> run_inspect(const Words& words) {
   Arguments arguments("inspect MODEL.onnx [--json]",
-                      "Shows what is in a model: sizes, inputs and outputs, operators, largest tensors.",
+                      "Shows what is in a model: sizes, inputs and outputs, operators, largest tensors, blocks.",
                       "inspect model.onnx");
   arguments.positional(1, 1, "the model to read");
   arguments.flag("json", "print JSON");

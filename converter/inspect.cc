@@ -52,6 +52,45 @@ std::string count_text(std::int64_t count) {
                            : fmt::format("{:.1f} million", static_cast<double>(count) / 1e6);
 }
 
+using Json = nlohmann::ordered_json;
+
+Json sublayer_json(const InspectedSublayer& sublayer) {
+  Json json = {{"kind", sublayer.kind}};
+  if (sublayer.heads > 0) {
+    json.update({{"heads", sublayer.heads},
+                 {"kv_heads", sublayer.kv_heads},
+                 {"head_width", sublayer.head_width},
+                 {"rotary", sublayer.rotary},
+                 {"causal", sublayer.causal}});
+  }
+  if (sublayer.hidden > 0) json["hidden"] = sublayer.hidden;
+  if (sublayer.experts > 0) json.update({{"experts", sublayer.experts}, {"chosen", sublayer.chosen}});
+  return json;
+}
+
+Json blocks_json(const InspectedStructure& structure) {
+  Json blocks = Json::array();
+  for (const InspectedBlock& block : structure.blocks) {
+    Json sublayers = Json::array();
+    for (const InspectedSublayer& sublayer : block.sublayers) sublayers.push_back(sublayer_json(sublayer));
+    blocks.push_back({{"kind", block.kind},
+                      {"stream", block.stream},
+                      {"width", block.width},
+                      {"parameters", block.parameters},
+                      {"bytes", block.bytes},
+                      {"input", block.input},
+                      {"output", block.output},
+                      {"sublayers", sublayers}});
+  }
+  return blocks;
+}
+
+Json notes_json(const InspectedStructure& structure) {
+  Json notes = Json::array();
+  for (const auto& [node, reason] : structure.notes) notes.push_back({{"node", node}, {"reason", reason}});
+  return notes;
+}
+
 }  // namespace
 
 Result<Inspection> inspect(const std::string& path) {
@@ -74,6 +113,7 @@ Result<Inspection> inspect(const std::string& path) {
   std::stable_sort(result.largest.begin(), result.largest.end(),
                    [](const LargeTensor& a, const LargeTensor& b) { return a.bytes > b.bytes; });
   if (result.largest.size() > kLargest) result.largest.resize(kLargest);
+  result.structure = inspect_structure(*model);
   return result;
 }
 
@@ -112,11 +152,10 @@ std::string inspection_text(const Inspection& in) {
                                                               static_cast<double>(in.weight_bytes)));
   }
   for (const auto& [key, value] : in.metadata) row("metadata", fmt::format("{} = {}", key, value));
-  return text;
+  return text + structure_text(in.structure, in.weight_bytes);
 }
 
 std::string inspection_json(const Inspection& in) {
-  using Json = nlohmann::ordered_json;
   const auto ports = [](const auto& list) {
     Json json = Json::array();
     for (const auto& [name, type] : list) json.push_back({{"name", name}, {"type", type}});
@@ -144,6 +183,8 @@ std::string inspection_json(const Inspection& in) {
                      {"bytes_by_type", Json(in.bytes_by_type)},
                      {"largest", largest},
                      {"quantizable", quantizable},
+                     {"blocks", blocks_json(in.structure)},
+                     {"not_understood", notes_json(in.structure)},
                      {"metadata", metadata}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -60,8 +60,8 @@ std::size_t period(const std::vector<std::string>& kinds) {
 // Without a period: a block ends with its feed-forward layer.
 bool begins_block(const std::vector<const Stage*>& group, const Stage& stage) {
   const std::string kinds = letters(stage);
-  if (group.empty() || kinds.find('C') != std::string::npos || kinds == "?") return true;
-  if (kinds.find('A') == std::string::npos) return group.size() == 1 && letters(*group[0]) == "C";
+  if (group.empty() || kinds.find('C') != std::string::npos) return true;
+  if (kinds.find_first_of("A?") == std::string::npos) return group.size() == 1 && letters(*group[0]) == "C";
   if (has(group, 'F') || has(group, 'C') || has(group, '?')) return true;
   return stage.residual.reads != group.back()->residual.reads;
 }

@@ -1,0 +1,101 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "analysis/structure/blocks.h"
+#include "converter/inspect.h"
+#include "formats/onnx/schema.h"
+
+namespace onnxfold {
+namespace {
+
+InspectedSublayer inspect_sublayer(const Sublayer& sublayer) {
+  InspectedSublayer result;
+  result.kind = name(sublayer.kind);
+  if (sublayer.attention) {
+    if (sublayer.cross) result.kind = "cross attention";
+    result.heads = sublayer.attention->heads;
+    result.kv_heads = sublayer.attention->kv_heads;
+    result.head_width = sublayer.attention->head_width;
+    result.rotary = sublayer.attention->rotary;
+    result.causal = sublayer.attention->causal;
+  }
+  if (sublayer.feed_forward) {
+    if (sublayer.feed_forward->gated()) result.kind = "gated feed-forward";
+    result.hidden = sublayer.feed_forward->hidden;
+  }
+  if (sublayer.mixture) {
+    result.experts = sublayer.mixture->experts;
+    result.chosen = sublayer.mixture->chosen;
+  }
+  return result;
+}
+
+// What a column says of all sublayers that have something to say: "4", or "4+4".
+template <typename Field>
+std::string column(const InspectedBlock& block, Field field) {
+  std::string text;
+  for (const InspectedSublayer& sublayer : block.sublayers) {
+    if (field(sublayer) > 0) text += fmt::format("{}{}", text.empty() ? "" : "+", field(sublayer));
+  }
+  return text.empty() ? "-" : text;
+}
+
+std::string kinds(const InspectedBlock& block) {
+  std::string text;
+  for (const InspectedSublayer& sublayer : block.sublayers) {
+    text += (text.empty() ? "" : ", ") + sublayer.kind;
+    if (sublayer.experts > 0) text += fmt::format(" ({} of {})", sublayer.chosen, sublayer.experts);
+  }
+  return text;
+}
+
+}  // namespace
+
+InspectedStructure inspect_structure(Model& model) {
+  InspectedStructure structure;
+  // What cannot be inferred stays unknown: the view works with the types it has.
+  if (const Status inferred = infer_shapes(model); !inferred) {
+    structure.notes.emplace_back("the model", "types could not be inferred: " + inferred.error().message);
+  }
+  for (const Graph* graph : model.graphs()) {
+    const BlockView view = find_blocks(*graph);
+    for (const Block& block : view.blocks) {
+      InspectedBlock row;
+      row.kind = name(block.kind);
+      row.stream = block.stream;
+      row.width = block.width;
+      row.parameters = block.parameters();
+      row.bytes = block.weight_bytes();
+      row.input = block.input->name();
+      row.output = block.output != nullptr ? block.output->name() : "";
+      for (const Sublayer& sublayer : block.sublayers) row.sublayers.push_back(inspect_sublayer(sublayer));
+      structure.blocks.push_back(std::move(row));
+    }
+    for (const StructureNote& note : view.notes) structure.notes.emplace_back(note.node, note.reason);
+  }
+  return structure;
+}
+
+std::string structure_text(const InspectedStructure& structure, std::int64_t weight_bytes) {
+  std::string text;
+  constexpr const char* kRow = "{:<10}  {:>5}  {:>6}  {:<13}  {:>6}  {:>7}  {:>7}  {:>7}  {:>9}  {:>10}  {:>6}  {}\n";
+  if (!structure.blocks.empty()) {
+    text += fmt::format(fmt::runtime(kRow), "blocks", "block", "stream", "kind", "width", "heads", "kv", "head",
+                        "hidden", "parameters", "share", "layers");
+  }
+  for (std::size_t i = 0; i < structure.blocks.size(); ++i) {
+    const InspectedBlock& block = structure.blocks[i];
+    const double share = weight_bytes == 0 ? 0 : static_cast<double>(block.bytes) / static_cast<double>(weight_bytes);
+    text += fmt::format(fmt::runtime(kRow), "", i, block.stream, block.kind, block.width,
+                        column(block, [](const auto& s) { return s.heads; }),
+                        column(block, [](const auto& s) { return s.kv_heads; }),
+                        column(block, [](const auto& s) { return s.head_width; }),
+                        column(block, [](const auto& s) { return s.hidden; }), block.parameters,
+                        fmt::format("{:.1f} %", 100 * share), kinds(block));
+  }
+  for (const auto& [node, reason] : structure.notes) text += fmt::format("{:<12}{}: {}\n", "not seen", node, reason);
+  return text;
+}
+
+}  // namespace onnxfold

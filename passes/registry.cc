@@ -22,11 +22,13 @@ std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
 std::unique_ptr<Pass> make_merge_initializers(const PassOptions&);
 std::unique_ptr<Pass> make_merge_reshapes(const PassOptions&);
+std::unique_ptr<Pass> make_merge_slices(const PassOptions&);
 std::unique_ptr<Pass> make_merge_transposes(const PassOptions&);
 std::unique_ptr<Pass> make_remove_constant_if(const PassOptions&);
 std::unique_ptr<Pass> make_remove_dead_nodes(const PassOptions&);
 std::unique_ptr<Pass> make_remove_identity(const PassOptions&);
 std::unique_ptr<Pass> make_remove_neutral_arithmetic(const PassOptions&);
+std::unique_ptr<Pass> make_unflatten_gemm(const PassOptions&);
 std::unique_ptr<Pass> make_rtn(const PassOptions&);
 
 namespace {
@@ -125,6 +127,7 @@ constexpr PassInfo kPasses[] = {
      "Makes one Reshape of consecutive Reshape, Flatten, Squeeze and Unsqueeze",
      {},
      make_merge_reshapes},
+    {"merge-slices", "cleanup", kExact, "Makes one Slice of consecutive ones on different axes", {}, make_merge_slices},
     {"merge-transposes", "cleanup", kExact, "Makes one Transpose of two, or none", {}, make_merge_transposes},
     {"remove-constant-if",
      "cleanup",
@@ -145,6 +148,12 @@ constexpr PassInfo kPasses[] = {
      "Removes x + 0, x * 1 and their like",
      {},
      make_remove_neutral_arithmetic},
+    {"unflatten-gemm",
+     "cleanup",
+     kRounding,
+     "Makes MatMul and Add of a Gemm between two Reshapes that flatten and restore leading axes",
+     {},
+     make_unflatten_gemm},
     // ---- quantize ----
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,

@@ -19,11 +19,19 @@ bool all_are(const Value* value, double expected) {
   return numbers && std::all_of(numbers->begin(), numbers->end(), [&](double number) { return number == expected; });
 }
 
+// Does the neutral operand broadcast to the kept one without widening it?
 bool keeps_shape(const Node& node, std::size_t kept) {
   const Value& operand = *node.input(kept);
   if (same_shape(operand, *node.output())) return true;
   const Tensor& neutral = *constant(node.input(1 - kept));
-  return neutral.size() == 1 && operand.rank() && neutral.rank() <= *operand.rank();
+  if (!operand.type().shape || neutral.rank() > *operand.rank()) return false;
+  const std::vector<Dim>& shape = *operand.type().shape;
+  const std::size_t offset = shape.size() - neutral.dims().size();
+  for (std::size_t i = 0; i < neutral.dims().size(); ++i) {
+    const Dim& dim = shape[offset + i];
+    if (neutral.dims()[i] != 1 && !(dim.known() && *dim.value == neutral.dims()[i])) return false;
+  }
+  return true;
 }
 
 // The operand that the node gives back, or null.

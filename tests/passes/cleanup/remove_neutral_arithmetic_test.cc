@@ -28,6 +28,18 @@ TEST(RemoveNeutralArithmetic, Removes) {
   expect_removed("b = Div(a, c)", "float c = {1}");
   expect_removed("b = Pow(a, c)", "float c = {1}");
 }
+TEST(RemoveNeutralArithmetic, ARowOfTheLastAxisNeedsNoOtherAxis) {
+  const auto unknown = [](const std::string& nodes, const std::string& initializers) {
+    return "<ir_version: 8, opset_import: [\"\": 17]> g (float[?, 4] x) => (float[?, 4] y) <" + initializers + "> { " +
+           nodes + " }";
+  };
+  expect_rewrite(
+      "remove-neutral-arithmetic", unknown("a = Neg(x) b = Add(a, c) y = Relu(b)", "float[4] c = {0, 0, 0, 0}"),
+      "<ir_version: 8, opset_import: [\"\": 17]> g (float[?, 4] x) => (float[?, 4] y) { a = Neg(x) y = Relu(a) }");
+  // The first axis may be 1, and then the sum is wider.
+  expect_unchanged("remove-neutral-arithmetic",
+                   unknown("a = Neg(x) b = Add(a, c) y = Relu(b)", "float[2, 4] c = {0, 0, 0, 0, 0, 0, 0, 0}"));
+}
 TEST(RemoveNeutralArithmetic, KeepsOthers) {
   expect_kept("b = Add(a, c)", "float c = {1}");
   expect_kept("b = Add(a, c)", "float[4] c = {0, 0, 1, 0}");

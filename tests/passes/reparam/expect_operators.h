@@ -1,5 +1,5 @@
-// Checks for rewrites whose new weights are too long to write down: which operators are left, and that the executor gives
-// the same numbers in double.
+// Checks for rewrites whose new weights are too long to write down: which operators are left, and that the executor
+// gives the same numbers in double.
 #pragma once
 
 #include <gtest/gtest.h>

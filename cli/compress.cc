@@ -23,6 +23,8 @@ Arguments compress_arguments() {
   arguments.list("pass", "NAME[:OPTION=VALUE,...]", "pass to run, after the recipe if there is one (repeatable)");
   arguments.value("data", "D.npz|DIR", "data to check on: arrays named like the inputs; with labels for accuracy");
   arguments.value("samples", "N", "use only the first N samples of the data");
+  arguments.value("calibration", "D.npz|DIR", "data for passes that learn from data; keep it apart from --data");
+  arguments.value("calibration-samples", "N", "use only the first N samples of the calibration data");
   arguments.list("report", "FILE", "also write a report: .json, .xml (JUnit), .md or .html (repeatable)");
   arguments.flag("no-check", "write the result without comparing it with the original");
   arguments.flag("dry-run", "run the passes, predict size and memory, write nothing");
@@ -78,6 +80,8 @@ Result<CompressOptions> compress_options(const Arguments& arguments, const Commo
   OF_ASSIGN(options.recipe, recipe_of(arguments));
   options.data = arguments.text("data");
   OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
+  options.calibration = arguments.text("calibration");
+  OF_ASSIGN(options.calibration_samples, arguments.integer("calibration-samples", 0, 1));
   OF_ASSIGN(options.gates, gates_of(arguments));
   options.seed = common.seed;
   options.check = !arguments.has("no-check");

@@ -129,14 +129,33 @@ class Job {
 
   // A missing data file is worth saying before the passes run.
   Status check_placement_of_data() const {
-    std::error_code error;
-    if (options_.data.empty() || fs::exists(options_.data, error)) return {};
-    return fail(Code::kIo, fmt::format("cannot read data '{}': no such file or folder", options_.data));
+    for (const std::string& path : {options_.data, options_.calibration}) {
+      std::error_code error;
+      if (path.empty() || fs::exists(path, error)) continue;
+      return fail(Code::kIo, fmt::format("cannot read data '{}': no such file or folder", path));
+    }
+    return {};
+  }
+
+  Status load_calibration() {
+    if (options_.calibration.empty()) return {};
+    progress("reading calibration data", -1);
+    auto data = make_dataset(*before_, options_.calibration, options_.seed, options_.calibration_samples);
+    if (!data) return fail(data.error().in("--calibration"));
+    calibration_ = std::move(*data);
+    return {};
+  }
+
+  PipelineOptions pipeline_options() const {
+    PipelineOptions pipeline;
+    pipeline.seed = options_.seed;
+    if (calibration_) pipeline.calibration = &*calibration_;
+    return pipeline;
   }
 
   Status run_passes() {
-    PipelineOptions pipeline;
-    pipeline.seed = options_.seed;
+    OF_TRY(load_calibration());
+    PipelineOptions pipeline = pipeline_options();
     pipeline.after_changed = options_.after_changed;
     pipeline.on_pass = [this](const std::string& pass, int index, int count) {
       progress(pass, static_cast<double>(index - 1) / std::max(count, 1));
@@ -196,7 +215,7 @@ class Job {
     proof_options.exactness = report_.pipeline.exactness;
     proof_options.error_in_double = [&] {
       progress("proving in double", -1);
-      return error_in_double(*before_, *after_, options_.recipe, first_batches(data), options_.seed);
+      return error_in_double(*before_, *after_, options_.recipe, first_batches(data), pipeline_options());
     };
     OF_ASSIGN(Proof proof, prove(*before_, *after_, data, proof_options));
     if (!proof.passed && options_.bisect) OF_TRY(find_culprit(data, proof, std::move(proof_options)));
@@ -214,8 +233,7 @@ class Job {
       std::string why;
       proof_options.gates = default_gates(proof_options.exactness, failed.comparison, why);
     }
-    PipelineOptions pipeline;
-    pipeline.seed = options_.seed;
+    const PipelineOptions pipeline = pipeline_options();
     std::unique_ptr<Model> twin;
     if (algebra) {
       OF_ASSIGN(twin, in_double(*before_));
@@ -251,6 +269,7 @@ class Job {
   const Clock::time_point start_ = Clock::now();
   Report report_;
   std::unique_ptr<Model> before_, after_;
+  std::optional<Dataset> calibration_;
 };
 
 }  // namespace

@@ -12,10 +12,12 @@ namespace onnxfold {
 struct CompressOptions {
   std::string source, target;
   Recipe recipe;
-  std::string data;  // .npz or folder of .pb; empty: generated inputs
+  std::string data;         // .npz or folder of .pb; empty: generated inputs
+  std::string calibration;  // likewise, for passes that learn from data; empty: none
   Gates gates;
   std::uint64_t seed = 0;
-  std::int64_t max_samples = 0;  // of the data; 0: all
+  std::int64_t max_samples = 0;          // of the data; 0: all
+  std::int64_t calibration_samples = 0;  // of the calibration data; 0: all
   bool check = true;
   bool dry_run = false;      // run the passes, predict, write nothing, check nothing
   bool keep_failed = false;  // write a result that failed its gates as <target>.failed.onnx

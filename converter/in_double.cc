@@ -135,11 +135,16 @@ Result<Dataset> in_double(const Dataset& data) {
 }
 
 Result<std::optional<double>> error_in_double(const Model& before, const Model& after, const Recipe& recipe,
-                                              const Dataset& data, std::uint64_t seed) {
+                                              const Dataset& data, const PipelineOptions& pipeline) {
   OF_ASSIGN(const std::unique_ptr<Model> wide_before, in_double(before));
   const std::unique_ptr<Model> wide_after = wide_before->clone();
   PipelineOptions options;
-  options.seed = seed;
+  options.seed = pipeline.seed;
+  std::optional<Dataset> calibration;
+  if (pipeline.calibration != nullptr) {
+    OF_ASSIGN(calibration, in_double(*pipeline.calibration));
+    options.calibration = &*calibration;
+  }
   if (!run_pipeline(*wide_after, recipe, options)) return std::optional<double>();
   const std::unique_ptr<Model> reference = after.clone();
   if (operators_of(*wide_after) != operators_of(*reference)) return std::optional<double>();

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "analysis/calibrate/dataset.h"
-#include "converter/recipe.h"
+#include "converter/pipeline.h"
 #include "ir/model.h"
 
 namespace onnxfold {
@@ -25,6 +25,6 @@ Result<Dataset> in_double(const Dataset& data);
 // float64. None when the twin does not come out with the operators of `after`: then it says nothing about `after`.
 // Errors: those of the executor.
 Result<std::optional<double>> error_in_double(const Model& before, const Model& after, const Recipe& recipe,
-                                              const Dataset& data, std::uint64_t seed);
+                                              const Dataset& data, const PipelineOptions& pipeline);
 
 }  // namespace onnxfold

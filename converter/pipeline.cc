@@ -41,6 +41,7 @@ class Pipeline {
     schemas_hold_ = check_model(model_).has_value();
     OF_TRY(infer_shapes(model_));
     before_ = fingerprint(model_);
+    if (options_.calibration != nullptr) original_ = model_.clone();
     for (const RecipeStep& step : recipe.steps) {
       OF_TRY(refresh_types());
       OF_TRY(run_step(step));
@@ -90,6 +91,8 @@ class Pipeline {
     const Operators operators = info->exactness == Exactness::kLossy ? operators_by_label(model_) : Operators();
     PassContext context(model_, step.pass);
     context.seed = options_.seed;
+    context.calibration = options_.calibration;
+    context.original = original_.get();
     OF_ASSIGN(run.changed, run_on_every_graph(*info->make(options), context));
     OF_TRY(check_contract(run.changed));
     keep_remarks(context, operators);
@@ -157,6 +160,7 @@ class Pipeline {
   Model& model_;
   const PipelineOptions& options_;
   PipelineResult result_;
+  std::unique_ptr<Model> original_;  // weights shared with model_
   int index_ = 0, count_ = 0;
   std::uint64_t before_ = 0;
   bool types_stale_ = false, schemas_hold_ = false;

@@ -28,7 +28,8 @@ struct PipelineResult {
 
 struct PipelineOptions {
   std::uint64_t seed = 0;
-  int max_rounds = 32;  // of a group run until nothing changes; reaching it is noted, not an error
+  const Dataset* calibration = nullptr;  // for passes that learn from data
+  int max_rounds = 32;                   // of a group run until nothing changes; reaching it is noted, not an error
   std::function<void(const std::string& pass, int index, int count)> on_pass;        // progress
   std::function<Status(const std::string& pass, const Model& model)> after_changed;  // --dump-after, --bisect
 };

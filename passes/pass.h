@@ -19,6 +19,8 @@
 
 namespace onnxfold {
 
+struct Dataset;  // analysis/calibrate/dataset.h
+
 // How far a pass may move the model's results.
 enum class Exactness {
   kExact,     // same bits
@@ -52,6 +54,10 @@ class PassContext {
   std::vector<Remark> take_remarks() { return std::move(remarks_); }
 
   std::uint64_t seed = 0;
+  // Data to calibrate on, with the model's inputs; null when the user gave none.
+  const Dataset* calibration = nullptr;
+  // The model as it was before the first pass (the teacher of healing passes); null outside of a pipeline.
+  const Model* original = nullptr;
 
  private:
   Model& model_;
@@ -103,7 +109,7 @@ bool glob_match(std::string_view pattern, std::string_view name);
 
 using PassFactory = std::unique_ptr<Pass> (*)(const PassOptions&);
 
-// One row of the table in passes/registry.cc: the only place a pass is named.
+// One row of passes/<family>/table.cc: the only place a pass is named.
 struct PassInfo {
   std::string_view name;    // kebab-case of the file name
   std::string_view family;  // cleanup, reparam, quantize, depth, width, merge, tie

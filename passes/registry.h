@@ -1,4 +1,5 @@
-// The one table of passes. It drives --pass, recipes, `onnxfold passes`, help and the README's table.
+// The table of passes, joined from one table a family (passes/<family>/table.cc). It drives --pass, recipes, `onnxfold
+// passes`, help and the README's table.
 #pragma once
 
 #include <span>

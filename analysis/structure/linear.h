@@ -9,18 +9,10 @@
 #include <optional>
 #include <vector>
 
+#include "analysis/algebra/matrix.h"
 #include "ir/graph.h"
 
 namespace onnxfold {
-
-// A dense matrix in double, row-major.
-struct Matrix {
-  std::int64_t rows = 0, cols = 0;
-  std::vector<double> data;
-
-  double& at(std::int64_t row, std::int64_t col) { return data[static_cast<std::size_t>(row * cols + col)]; }
-  double at(std::int64_t row, std::int64_t col) const { return data[static_cast<std::size_t>(row * cols + col)]; }
-};
 
 struct Linear {
   Node* product = nullptr;           // MatMul, Gemm or FusedMatMul

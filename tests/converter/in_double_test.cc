@@ -40,7 +40,7 @@ TEST(InDouble, FoldedWeightsAgreeToTwelveDigits) {
   const auto after = before->clone();
   ASSERT_TRUE(run_pipeline(*after, folding()));
   const Dataset data = *generate_dataset(*before, 0);
-  const auto error = error_in_double(*before, *after, folding(), data, 0);
+  const auto error = error_in_double(*before, *after, folding(), data, {});
   ASSERT_TRUE(error) << error.error().message;
   ASSERT_TRUE(*error);
   EXPECT_LT(**error, 1e-13);
@@ -49,7 +49,7 @@ TEST(InDouble, FoldedWeightsAgreeToTwelveDigits) {
 TEST(InDouble, SaysNothingWhenTheTwinComesOutDifferently) {
   const auto before = model_from_text(kConvs);
   const Dataset data = *generate_dataset(*before, 0);
-  const auto error = error_in_double(*before, *before, folding(), data, 0);
+  const auto error = error_in_double(*before, *before, folding(), data, {});
   ASSERT_TRUE(error) << error.error().message;
   EXPECT_FALSE(*error);
 }

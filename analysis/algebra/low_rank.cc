@@ -1,0 +1,59 @@
+#include "analysis/algebra/low_rank.h"
+
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cmath>
+
+#include "analysis/algebra/eigen_map.h"
+#include "analysis/algebra/ridge.h"
+
+namespace onnxfold {
+namespace {
+
+void fix_signs(EigenRows& u, EigenRows& v) {
+  for (Eigen::Index col = 0; col < u.cols(); ++col) {
+    Eigen::Index largest = 0;
+    u.col(col).cwiseAbs().maxCoeff(&largest);
+    if (u(largest, col) >= 0) continue;
+    u.col(col) *= -1;
+    v.col(col) *= -1;
+  }
+}
+
+LowRank cut(const Svd& full, std::int64_t rank) {
+  const std::int64_t r = std::min<std::int64_t>(rank, static_cast<std::int64_t>(full.singular.size()));
+  LowRank result{Matrix(full.u.rows, r), Matrix(r, full.v.rows), full.singular};
+  for (std::int64_t k = 0; k < r; ++k) {
+    const double scale = full.singular[static_cast<std::size_t>(k)];
+    for (std::int64_t row = 0; row < full.u.rows; ++row) result.a.at(row, k) = full.u.at(row, k) * scale;
+    for (std::int64_t col = 0; col < full.v.rows; ++col) result.b.at(k, col) = full.v.at(col, k);
+  }
+  return result;
+}
+
+}  // namespace
+
+Svd svd(const Matrix& matrix) {
+  const Eigen::BDCSVD<EigenRows> decomposition(as_eigen(matrix), Eigen::ComputeThinU | Eigen::ComputeThinV);
+  EigenRows u = decomposition.matrixU(), v = decomposition.matrixV();
+  fix_signs(u, v);
+  const Eigen::VectorXd& values = decomposition.singularValues();
+  return {from_eigen(u), std::vector<double>(values.data(), values.data() + values.size()), from_eigen(v)};
+}
+
+LowRank low_rank(const Matrix& weight, std::int64_t rank) { return cut(svd(weight), rank); }
+
+Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std::int64_t rank, double damping) {
+  Result<Matrix> factor = cholesky_factor(gram, damping);
+  for (double tried = damping; !factor && tried < 1; factor = cholesky_factor(gram, tried)) {
+    tried = std::max(tried * 10, 1e-10);
+  }
+  if (!factor) return fail(factor.error());
+  LowRank result = cut(svd(product(*factor, weight, true)), rank);
+  const EigenRows a =
+      as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solve(EigenRows(as_eigen(result.a)));
+  result.a = from_eigen(a);
+  return result;
+}
+
+}  // namespace onnxfold

@@ -2,8 +2,9 @@
 //
 // Low-rank adapters (LoRA, arXiv 2106.09685) as peft and others export them: two or more Linears in a row beside one
 // Linear of the same value, with factors anywhere in the branch (VeRA's vectors too), Dropout in inference, several
-// adapters, the base as MatMul and Add or as Gemm. The base does not become larger, so that every branch is saved. Inner
-// values have no other reader; the base is floating point (not quantized). Computed in double, rounded once. Rounding.
+// adapters, the base as MatMul and Add or as Gemm. The base does not become larger, so that every branch is saved.
+// Inner values have no other reader; the base is floating point (not quantized). Computed in double, rounded once.
+// Rounding.
 #include "passes/pass.h"
 #include "passes/reparam/linear_sum.h"
 

@@ -3,8 +3,8 @@
 // W' = diag(g) W, b' = b + c W, in double, rounded once. The norm is one operator (gain becomes ones, the bias goes) or
 // a chain (its Mul and Add go). Its result is read by Linears only (com.microsoft Attention too), directly or through
 // operators that keep the last axis whole (Reshape, Transpose, Gather of positions, means over positions...). A reader
-// without bias gets one; refused where that makes more nodes than max-extra-nodes, or copies of shared weights more than
-// max-growth bytes. M1 and M2 of the notes; SliceGPT (arXiv 2401.15024) and QuaRot fold the same way. Rounding.
+// without bias gets one; refused where that makes more nodes than max-extra-nodes, or copies of shared weights more
+// than max-growth bytes. M1 and M2 of the notes; SliceGPT (arXiv 2401.15024) and QuaRot fold the same way. Rounding.
 #include <fmt/format.h>
 
 #include <algorithm>

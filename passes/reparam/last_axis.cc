@@ -20,9 +20,8 @@ std::optional<std::vector<std::int64_t>> axes_of(const Node& node, std::size_t i
 }
 
 bool avoids_last(const std::optional<std::vector<std::int64_t>>& axes, int rank) {
-  return axes && !axes->empty() && std::none_of(axes->begin(), axes->end(), [rank](std::int64_t axis) {
-           return axis == -1 || axis == rank - 1;
-         });
+  return axes && !axes->empty() &&
+         std::none_of(axes->begin(), axes->end(), [rank](std::int64_t axis) { return axis == -1 || axis == rank - 1; });
 }
 
 bool inference_dropout(const Node& node) {

@@ -165,7 +165,8 @@ std::optional<Numbers> last_axis_numbers(const Value* value, std::int64_t width,
   auto numbers = to_doubles(*tensor);
   if (!numbers || static_cast<std::int64_t>(numbers->size()) != size) return {};
   if (size == 1) numbers->resize(static_cast<std::size_t>(width), numbers->front());
-  const bool finite = std::all_of(numbers->begin(), numbers->end(), [](double number) { return std::isfinite(number); });
+  const bool finite =
+      std::all_of(numbers->begin(), numbers->end(), [](double number) { return std::isfinite(number); });
   if (!finite) return {};
   return std::move(*numbers);
 }

@@ -20,7 +20,8 @@ using enum OptionType;
 constexpr OptionSpec kFoldNormAffineOptions[] = {
     {"max-extra-nodes", kInt, "0", "Nodes that biases for readers without one may add, for each norm", "0.."},
     {"max-growth", kInt, "65536", "Bytes that copies of shared weights may add, for each norm", "0.."},
-    {"chains", kBool, "false", "Also norms that are no single operator (ONNX Runtime fuses those only with their gain)"},
+    {"chains", kBool, "false",
+     "Also norms that are no single operator (ONNX Runtime fuses those only with their gain)"},
 };
 
 constexpr OptionSpec kMergeLinearOptions[] = {

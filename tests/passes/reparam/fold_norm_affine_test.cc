@@ -8,8 +8,9 @@ namespace {
 const std::string kPass = "fold-norm-affine";
 const OptionMap kChains{{"chains", "true"}};
 
-std::string net(const std::string& nodes, const std::string& initializers, const std::string& inputs = "double[B, S, 6] x",
-                const std::string& output = "double[A, B1, C] y", int opset = 17) {
+std::string net(const std::string& nodes, const std::string& initializers,
+                const std::string& inputs = "double[B, S, 6] x", const std::string& output = "double[A, B1, C] y",
+                int opset = 17) {
   return "<ir_version: 8, opset_import: [\"\": " + std::to_string(opset) + ", \"com.microsoft\": 1]> g (" + inputs +
          ") => (" + output + ") <" + initializers + "> { " + nodes + " }";
 }
@@ -37,17 +38,18 @@ TEST(FoldNormAffine, AllReadersOfOneNorm) {
 TEST(FoldNormAffine, GainOnlyNeedsNoBias) {
   expect_operators(kPass, net("n = LayerNormalization(x, g) y = MatMul(n, w)", "double[6] g = {}, double[6, 3] w = {}"),
                    "LayerNormalization MatMul");
-  expect_operators(kPass,
-                   net("n = com.microsoft.SimplifiedLayerNormalization<axis = -1>(x, g) t = Transpose(w) y = MatMul(n, t)",
-                       "double[6] g = {}, double[3, 6] w = {}"),
-                   "SimplifiedLayerNormalization MatMul");
+  expect_operators(
+      kPass,
+      net("n = com.microsoft.SimplifiedLayerNormalization<axis = -1>(x, g) t = Transpose(w) y = MatMul(n, t)",
+          "double[6] g = {}, double[3, 6] w = {}"),
+      "SimplifiedLayerNormalization MatMul");
 }
 TEST(FoldNormAffine, RmsNormalization) {
-  expect_operators(kPass,
-                   net("n = RMSNormalization<axis = 2>(x, g) a = MatMul(n, w) e = MatMul(n, v) y = Mul(a, e)",
-                       "double[6] g = {}, double[6, 7] w = {}, double[6, 7] v = {}", "double[B, S, 6] x",
-                       "double[A, B1, C] y", 23),
-                   "RMSNormalization MatMul MatMul Mul");
+  expect_operators(
+      kPass,
+      net("n = RMSNormalization<axis = 2>(x, g) a = MatMul(n, w) e = MatMul(n, v) y = Mul(a, e)",
+          "double[6] g = {}, double[6, 7] w = {}, double[6, 7] v = {}", "double[B, S, 6] x", "double[A, B1, C] y", 23),
+      "RMSNormalization MatMul MatMul Mul");
 }
 TEST(FoldNormAffine, GemmWithAlphaBetaAndTurnedWeight) {
   expect_operators(kPass,
@@ -62,13 +64,13 @@ TEST(FoldNormAffine, GemmWithAlphaBetaAndTurnedWeight) {
 TEST(FoldNormAffine, BehindWhatKeepsTheLastAxis) {
   const std::string rest = kAffine + ", double[6, 3] w = {}, double[3] b = {}, int64[2] s = {-1, 6}, int64 i = {0}";
   expect_operators(kPass,
-                   net("n = LayerNormalization(x, g, c) r = Reshape(n, s) y = Gemm(r, w, b)", rest,
-                       "double[2, 3, 6] x", "double[A, B] y"),
+                   net("n = LayerNormalization(x, g, c) r = Reshape(n, s) y = Gemm(r, w, b)", rest, "double[2, 3, 6] x",
+                       "double[A, B] y"),
                    "LayerNormalization Reshape Gemm");
-  expect_operators(kPass,
-                   net("n = LayerNormalization(x, g, c) t = Transpose<perm = [1, 0, 2]>(n) p = MatMul(t, w) y = Add(p, b)",
-                       rest),
-                   "LayerNormalization Transpose MatMul Add");
+  expect_operators(
+      kPass,
+      net("n = LayerNormalization(x, g, c) t = Transpose<perm = [1, 0, 2]>(n) p = MatMul(t, w) y = Add(p, b)", rest),
+      "LayerNormalization Transpose MatMul Add");
   expect_operators(kPass,
                    net("n = LayerNormalization(x, g, c) t = Gather<axis = 1>(n, i) y = Gemm(t, w, b)", rest,
                        "double[2, 3, 6] x", "double[A, B] y"),
@@ -97,8 +99,8 @@ TEST(FoldNormAffine, ChainLosesItsMulAndAdd) {
       "m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) s = Pow(d, two) v = ReduceMean<axes = [-1]>(s) e = Add(v, eps) "
       "r = Sqrt(e) o = Div(d, r) h = Mul(g, o) n = Add(h, c) ";
   const std::string rest = kAffine + ", double two = {2}, double eps = {0.00001}, double[6, 5] w = {}";
-  expect_operators(kPass, net(chain + "y = MatMul(n, w)", rest), "ReduceMean Sub Pow ReduceMean Add Sqrt Div MatMul Add",
-                   kChains);
+  expect_operators(kPass, net(chain + "y = MatMul(n, w)", rest),
+                   "ReduceMean Sub Pow ReduceMean Add Sqrt Div MatMul Add", kChains);
   expect_kept(chain + "y = MatMul(n, w)", rest);  // by default runtimes keep their pattern
   expect_kept(chain + "p = MatMul(n, w) q = MatMul(n, w) r2 = MatMul(n, w) u = Add(p, q) y = Add(u, r2)", rest,
               "double[B, S, 6] x", kChains);  // three biases for two nodes
@@ -109,19 +111,18 @@ TEST(FoldNormAffine, ExtraNodesWhereAllowed) {
   expect_operators(kPass, text, "LayerNormalization MatMul Add", {{"max-extra-nodes", "1"}});
 }
 TEST(FoldNormAffine, SharedWeightIsCopiedWhereAllowed) {
-  const std::string text =
-      net("n = LayerNormalization(x, g) a = MatMul(n, w) e = MatMul(z, w) y = Add(a, e)",
-          "double[6] g = {}, double[6, 5] w = {}", "double[B, S, 6] x, double[B, S, 6] z");
+  const std::string text = net("n = LayerNormalization(x, g) a = MatMul(n, w) e = MatMul(z, w) y = Add(a, e)",
+                               "double[6] g = {}, double[6, 5] w = {}", "double[B, S, 6] x, double[B, S, 6] z");
   expect_operators(kPass, text, "LayerNormalization MatMul MatMul Add");
   expect_unchanged(kPass, text, {{"max-growth", "239"}});
 }
 TEST(FoldNormAffine, HalfPrecision) {  // ONNX text states float16 by its bits
   const auto text = [](const std::string& gain, const std::string& weight) {
-    return R"(<ir_version: 8, opset_import: ["": 17]> g (float16[N, 2] x) => (float16[A, B] y) <float16[2] g = )" + gain +
-           ", float16[2, 2] w = " + weight + "> { n = LayerNormalization(x, g) y = MatMul(n, w) }";
+    return R"(<ir_version: 8, opset_import: ["": 17]> g (float16[N, 2] x) => (float16[A, B] y) <float16[2] g = )" +
+           gain + ", float16[2, 2] w = " + weight + "> { n = LayerNormalization(x, g) y = MatMul(n, w) }";
   };
-  expect_rewrite(kPass, text("{16384, 17408}", "{15360, 16384, 16896, 17664}"),   // {2, 4}, {1, 2, 3, 5}
-                 text("{15360, 15360}", "{16384, 17408, 18944, 19712}"));         // {1, 1}, {2, 4, 12, 20}
+  expect_rewrite(kPass, text("{16384, 17408}", "{15360, 16384, 16896, 17664}"),     // {2, 4}, {1, 2, 3, 5}
+                 text("{15360, 15360}", "{16384, 17408, 18944, 19712}"));           // {1, 1}, {2, 4, 12, 20}
   expect_unchanged(kPass, text("{16384, 17408}", "{15360, 16384, 16896, 31571}"));  // 4 * 60000 is no float16
 }
 
@@ -147,15 +148,14 @@ TEST(FoldNormAffine, KeepsWhereTheLastAxisMoves) {
   const std::string rest = "double[6] g = {}, double[6, 6] w = {}, int64[3] s = {-1, 3, 6}, int64 i = {0}";
   expect_kept("n = LayerNormalization(x, g) t = Transpose<perm = [0, 2, 1]>(n) y = MatMul(t, w)", rest,
               "double[B, 6, 6] x");
-  expect_kept("n = LayerNormalization(x, g) t = Transpose<perm = [0, 2, 1]>(n) r = Reshape(t, s) y = MatMul(r, w)", rest,
-              "double[2, 3, 6] x");
+  expect_kept("n = LayerNormalization(x, g) t = Transpose<perm = [0, 2, 1]>(n) r = Reshape(t, s) y = MatMul(r, w)",
+              rest, "double[2, 3, 6] x");
   expect_kept("n = LayerNormalization(x, g) t = Softmax(n) y = MatMul(t, w)", rest);
   expect_kept("n = LayerNormalization(x, g) t = ReduceMean<axes = [-1]>(n) u = Mul(t, x) y = MatMul(u, w)", rest);
 }
 TEST(FoldNormAffine, KeepsVariableGainAndWeight) {
   expect_kept("n = LayerNormalization(x, k) y = MatMul(n, w)", "double[6, 5] w = {}", "double[B, S, 6] x, double[6] k");
-  expect_kept("n = LayerNormalization(x, g) y = MatMul(n, k)", "double[6] g = {}",
-              "double[B, S, 6] x, double[6, 5] k");
+  expect_kept("n = LayerNormalization(x, g) y = MatMul(n, k)", "double[6] g = {}", "double[B, S, 6] x, double[6, 5] k");
 }
 TEST(FoldNormAffine, KeepsTheWeightOperand) {
   expect_kept("n = LayerNormalization(x, g) y = MatMul(w, n)", "double[6] g = {}, double[6, 6] w = {}",

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
 
+#include "exec/parallel.h"
 #include "ir/numeric.h"
 
 // One loop, compiled for plain x86-64 and for AVX2, chosen when the program starts. No fused multiply-add in either:
@@ -164,12 +166,12 @@ Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape
   out.scales.resize(static_cast<std::size_t>(shape.rows * out.blocks));
   if (!format.symmetric) out.zeros.resize(out.scales.size());
   const Quantizer quantizer(format, scale_type);
-  bool finite = true;
-  const std::int64_t tiles = (shape.rows + kTile - 1) / kTile;
-#pragma omp parallel for schedule(dynamic, 4) reduction(&& : finite) if (tiles > 8)
-  for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    finite = quantize_tile(bytes.data(), weight.dtype(), shape, quantizer, tile * kTile, out) && finite;
-  }
+  std::atomic<bool> finite = true;
+  parallel_for((shape.rows + kTile - 1) / kTile, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      if (!quantize_tile(bytes.data(), weight.dtype(), shape, quantizer, tile * kTile, out)) finite = false;
+    }
+  });
   if (!finite) return fail(Code::kInvalidArgument, "holds NaN or infinity; exclude it or repair the model");
   return out;
 }

@@ -6,6 +6,8 @@ namespace onnxfold {
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
 std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
+std::unique_ptr<Pass> make_fuse_activation(const PassOptions&);
+std::unique_ptr<Pass> make_fuse_norm(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
@@ -45,6 +47,18 @@ constexpr PassInfo kPasses[] = {
     {"fold-norm-affine", "reparam", kRounding,
      "Folds gain and bias of LayerNorm and RMSNorm into the Linears that read it", kFoldNormAffineOptions,
      make_fold_norm_affine},
+    {"fuse-activation",
+     "reparam",
+     kRounding,
+     "Makes one operator of the chains that spell GELU, SiLU, HardSwish, Mish or Softplus",
+     {},
+     make_fuse_activation},
+    {"fuse-norm",
+     "reparam",
+     kRounding,
+     "Makes one operator of the chains that spell LayerNorm, RMSNorm or GroupNorm",
+     {},
+     make_fuse_norm},
     {"merge-conv-branches", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvOptions,
      make_merge_conv_branches},

@@ -10,10 +10,7 @@
 #include <cstring>
 
 namespace onnxfold {
-namespace {
 
-// Tells the kernel that whole pages inside the region are not needed in memory any more. Another handle on the same
-// region only pays a page fault.
 void release_pages(std::span<const std::byte> data) {
   static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<std::uintptr_t>(data.data());
@@ -21,6 +18,8 @@ void release_pages(std::span<const std::byte> data) {
   const std::uintptr_t end = (first + data.size()) / page * page;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
+
+namespace {
 
 class RegionSource final : public TensorSource {
  public:

@@ -28,6 +28,10 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// Tells the kernel that whole pages inside `data` are not needed in memory any more; reading them again reads the file
+// again, and another handle on the same region only pays a page fault. REQUIRES: part of a read-only mapping of a file.
+void release_pages(std::span<const std::byte> data);
+
 // Bytes [offset, offset + length) of `file`, released on drop. Errors: corrupt when the region is not inside.
 Result<std::shared_ptr<const TensorSource>> map_region(std::shared_ptr<const MappedFile> file, std::int64_t offset,
                                                        std::int64_t length);

@@ -1,26 +1,16 @@
 #include "formats/onnx/data_writer.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
 
+#include "ir/mapped_file.h"
+
 namespace onnxfold {
 namespace {
 
 constexpr std::int64_t kChunk = 16 << 20;
-
-// Whole pages of a read-only mapping that need not stay in memory; touching them again reads the file again.
-void drop_pages(std::span<const std::byte> bytes) {
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
-  const std::uintptr_t begin = (first + page - 1) / page * page;
-  const std::uintptr_t end = (first + bytes.size()) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
 
 // Writes tensors with several workers, each making one tensor at a time. A worker starts the next
 // tensor when the bytes in flight leave room for it, or when nothing is in flight: at least one tensor always proceeds.
@@ -78,7 +68,7 @@ class DataWriter {
     for (std::size_t at = 0; at < bytes.size(); at += kChunk) {
       const std::size_t size = std::min<std::size_t>(kChunk, bytes.size() - at);
       OF_TRY(file_.write_at(bytes.data() + at, size, offset + static_cast<std::int64_t>(at)));
-      if (mapped) drop_pages(bytes.subspan(at, size));
+      if (mapped) release_pages(bytes.subspan(at, size));
       progress(static_cast<std::int64_t>(size));
     }
     return {};

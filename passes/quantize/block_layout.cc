@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "exec/parallel.h"
 #include "passes/quantize/packing.h"
 
 namespace onnxfold {
@@ -58,15 +57,14 @@ Result<BlockCodes> read_codes(const StoredBlocks& from) {
   const bool across = from.layout == BlockLayout::kStandardAcross;
   const std::uint8_t flip = sign_flip(from);
   out.codes.resize(static_cast<std::size_t>(from.rows * stride));
-  parallel_for(from.rows, 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      std::uint8_t* to = out.codes.data() + row * stride;
-      for (std::int64_t col = 0; col < from.cols; ++col) {
-        to[col] = flat[static_cast<std::size_t>(across ? col * from.rows + row : row * from.cols + col)] ^ flip;
-      }
-      if (from.standard()) pad_row(to, from);
+#pragma omp parallel for if (from.rows > 256)
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    std::uint8_t* to = out.codes.data() + row * stride;
+    for (std::int64_t col = 0; col < from.cols; ++col) {
+      to[col] = flat[static_cast<std::size_t>(across ? col * from.rows + row : row * from.cols + col)] ^ flip;
     }
-  });
+    if (from.standard()) pad_row(to, from);
+  }
   return out;
 }
 
@@ -127,13 +125,13 @@ StoredBlocks to_standard(const StoredBlocks& from, BlockLayout to) {
   out.codes =
       Tensor::deferred(type, across ? Dims{from.cols, from.rows} : Dims{from.rows, from.cols}, [=]() -> Result<Buffer> {
         OF_ASSIGN(const BlockCodes codes, read_codes(from));
-        return pack_standard(codes, from.bits, across, is_signed);
+        return pack_standard(codes, from.bits, across ? from.rows : 1, is_signed);
       });
   if (is_signed) return out;
   out.zeros = Tensor::deferred(type, across ? Dims{from.blocks(), from.rows} : Dims{from.rows, from.blocks()},
                                [=]() -> Result<Buffer> {
                                  OF_ASSIGN(const BlockCodes codes, read_zeros(from));
-                                 return pack_standard_zeros(codes, from.bits, across);
+                                 return pack_standard_zeros(codes, from.bits, across ? from.rows : 1);
                                });
   return out;
 }
@@ -146,7 +144,7 @@ StoredBlocks to_packed(const StoredBlocks& from, BlockLayout to) {
       pad ? Dims{from.rows, from.blocks(), from.block * from.bits / 8} : Dims{from.rows, from.cols * from.bits / 8};
   out.codes = Tensor::deferred(DType::kUint8, dims, [=]() -> Result<Buffer> {
     OF_ASSIGN(const BlockCodes codes, read_codes(from));
-    return pack_rows(codes, from.bits, pad);
+    return pack_rows(codes, from.bits, pad ? codes.blocks * codes.block : codes.cols);
   });
   // Without zero point the signed types mean the middle code, as the packed layouts do; the unsigned ones mean 0.
   if (!from.zeros.defined() && is_signed(from.codes.dtype())) return out;

@@ -7,6 +7,7 @@
 
 #include "ir/match.h"
 #include "passes/quantize/packing.h"
+#include "passes/quantize/weight_target.h"
 
 namespace onnxfold {
 namespace {
@@ -101,6 +102,7 @@ BlockMatch match_product(Node& node) {
       !is_float(scales->dtype())) {
     return refuse("weight or scales do not fit K and N");
   }
+  if (bits == 2 && w.rows % 4 != 0) return refuse(kTornFusion);
   match.why = take_packed_zeros(node.input(3), w);
   return match;
 }

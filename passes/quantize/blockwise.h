@@ -1,16 +1,17 @@
-// Round-to-nearest quantization of blocks: codes, scales and zero points of one weight.
+// Blockwise quantization of one weight: codes, scales and zero points, for every method that decides block by block.
 //
-// Rules bit-equal to ONNX Runtime's default quantizer (MLAS q4_dq.cpp), per block of values v:
-//   symmetric:  m = the value of largest magnitude, with its sign;  scale = m / -2^(bits-1), rounded to its type;
-//               code = clamp(round_half_away(v * (1 / scale) + 2^(bits-1)), 0, 2^bits - 1);  no zero point is stored
-//   asymmetric: lo = min(v, 0), hi = max(v, 0);  scale = (hi - lo) / (2^bits - 1), rounded to its type;
-//               zero = clamp(round_half_away(-lo / scale), 0, 2^bits - 1);  code = clamp(round_half_away(v / scale +
-//               zero))
-// A block of zeros has scale 0 and the middle code. Dequantized value: (code - zero) * scale, zero = 2^(bits-1) if
-// symmetric.
+// A method is a BlockRule: it chooses the scale and the smallest value of each block. The engine then rounds the scales
+// to the form in which they are stored, derives zero points, and rounds the values to codes:
+//   symmetric:  code = clamp(round_half_away(v * (1 / scale) + middle));  no zero point is stored
+//   asymmetric: zero = clamp(round_half_away(-low / scale));  code = clamp(round_half_away(v * (1 / scale) + zero))
+// A block of zeros has scale 0 and the middle code. Dequantized value: (code - zero) * scale, zero = middle if
+// symmetric. The codes do not depend on the machine or the number of threads: every block is a chain of single
+// float32 operations in a fixed order, whatever the width of the vectors.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -18,50 +19,95 @@
 
 namespace onnxfold {
 
-struct BlockFormat {
-  int bits = 4;             // 4 or 8
-  std::int64_t block = 32;  // elements per scale: a power of two from 16 to 256
-  bool symmetric = true;
+// How scales are stored. What is not the type of the scales is decoded by standard nodes that runtimes fold at load.
+enum class ScaleForm {
+  kFull,        // in the type the operator wants
+  kFloat16,     // float16, then Cast
+  kInt8,        // int8 per block and a float32 per group of blocks (scale_group): Cast, Mul, Reshape
+  kPowerOfTwo,  // int8 exponents: Cast, Pow; scales are positive
 };
 
-// A weight seen as `rows` independent rows of `cols` elements, blocks running along a row. For a MatMul weight [K, N] a
-// row is a column of the matrix: transposed = true.
+struct BlockFormat {
+  int bits = 4;             // 2, 3 (stored in 4 bits), 4 or 8
+  std::int64_t block = 32;  // elements per scale: a power of two from 16 to 256; 0: a whole row
+  bool symmetric = true;
+  ScaleForm scales = ScaleForm::kFull;
+  bool float_zeros = false;  // REQUIRES: not symmetric. Zero points are numbers of the scales' type, not codes
+
+  int stored_bits() const { return bits == 3 ? 4 : bits; }
+  std::int64_t length(std::int64_t cols) const { return block == 0 ? std::max<std::int64_t>(cols, 1) : block; }
+};
+
+// A weight seen as [rows / inner, cols, inner]: row r is the run of `cols` elements at [r / inner, :, r % inner], and
+// blocks run along rows. For a MatMul weight [K, N] a row is a column of the matrix, so inner = N; inner = 1 where rows
+// lie one after the other. REQUIRES: inner divides rows.
 struct BlockShape {
   std::int64_t rows = 0, cols = 0;
-  bool transposed = false;  // stored as [cols, rows]
+  std::int64_t inner = 1;
 };
 
 struct BlockCodes {
   std::int64_t rows = 0, blocks = 0, block = 0, cols = 0;
   std::vector<std::uint8_t> codes;  // [rows, blocks * block]; past cols: never read
-  std::vector<float> scales;        // [rows, blocks]
-  std::vector<std::uint8_t> zeros;  // [rows, blocks]; empty when symmetric
+  std::vector<float> scales;        // [rows, blocks], exactly what the stored form decodes to
+  std::vector<std::uint8_t> zeros;  // [rows, blocks]; empty when symmetric or float
+  std::vector<float> float_zeros;   // [rows, blocks] when the format asks for them
 };
 
-// `scale_type`: float32, float16 or bfloat16; scales are rounded to it before they are used. Errors: invalid_argument
-// when the weight holds NaN or infinity; whatever loading it reports.
-Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape, const BlockFormat& format,
-                                   DType scale_type);
+// The codes that a format allows. 3 bits are stored in 4, symmetric ones around 8.
+struct BlockGrid {
+  float low = 0, high = 15, middle = 8;  // middle: the zero point of symmetric blocks
+  bool symmetric = true;
+  bool float_zeros = false;
+  bool powers = false;  // scales are positive powers of two; a rule that does not choose one is rounded up
+  int bits = 4;
 
-// Quantizes a weight when one of its parts is first asked for, and keeps the result until every part was taken once, so
-// that a writer that asks for codes, scales and zero points in turn computes them once and holds one weight at a time.
+  explicit BlockGrid(const BlockFormat& format);
+};
+
+// Blocks lie side by side: values[i * kLanes + lane] is element i of the block `lane`.
+inline constexpr std::int64_t kLanes = 64;
+
+// Chooses a scale for each of kLanes blocks of `count` finite values, and for asymmetric grids the value that code 0
+// stands for (-zero * scale; it is rounded to a zero point later).
+using BlockRule = void (*)(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+
+// Rules of the methods, each in the file named after its pass.
+void choose_rtn(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+void choose_rtn_search(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+void choose_hqq(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+
+// Blocks that share a float32 in ScaleForm::kInt8 when a row has `blocks`: a divisor near 16, else 16 (padded).
+std::int64_t scale_group(std::int64_t blocks);
+
+// Rounds the scales of one row to what the form can hold: `scales` has a row's blocks, `type` is what the operator
+// wants (float32, float16, bfloat16). Float16 saturates. For methods that choose scales by other means than a rule.
+void round_scales(float* scales, std::int64_t blocks, ScaleForm form, DType type);
+
+// Errors: invalid_argument when the weight holds NaN or infinity; whatever loading it reports. Mapped weights are
+// read in ranges whose pages are given back at once.
+Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape, const BlockFormat& format,
+                                   DType scale_type, BlockRule rule = choose_rtn);
+
+// Makes the codes of a weight when one of its parts is first asked for, and keeps them until `parts` different ones
+// were taken, so that a writer that asks for codes, scales and zero points in turn computes them once and holds one
+// weight at a time. `make` is called again when a part is asked for again: it must be a pure function.
 class LazyBlocks {
  public:
-  LazyBlocks(Tensor weight, BlockShape shape, BlockFormat format, DType scale_type, int parts);
+  using Maker = std::function<Result<BlockCodes>()>;
+  LazyBlocks(BlockShape shape, BlockFormat format, int parts, Maker make);
   // Part number `part` is about to be made from the result.
   Result<std::shared_ptr<const BlockCodes>> take(int part);
 
   const BlockShape& shape() const { return shape_; }
   const BlockFormat& format() const { return format_; }
-  DType scale_type() const { return scale_type_; }
-  std::int64_t blocks() const { return (shape_.cols + format_.block - 1) / format_.block; }
+  std::int64_t blocks() const { return (shape_.cols + length() - 1) / length(); }
+  std::int64_t length() const { return format_.length(shape_.cols); }
 
  private:
   struct State;
-  Tensor weight_;
   BlockShape shape_;
   BlockFormat format_;
-  DType scale_type_;
   std::shared_ptr<State> state_;
 };
 

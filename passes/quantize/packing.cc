@@ -1,8 +1,8 @@
 #include "passes/quantize/packing.h"
 
+#include <algorithm>
 #include <cstring>
 
-#include "exec/parallel.h"
 #include "ir/numeric.h"
 
 namespace onnxfold {
@@ -27,31 +27,27 @@ class BitWriter {
   std::size_t bit_ = 0;
 };
 
-constexpr std::int64_t kRowGrain = 64;
-
 std::size_t bytes_for(std::int64_t count, int bits) { return static_cast<std::size_t>((count * bits + 7) / 8); }
 
 }  // namespace
 
-Buffer pack_rows(const BlockCodes& codes, int bits, bool pad) {
-  const std::int64_t stride = codes.blocks * codes.block;
-  const std::int64_t cols = pad ? stride : codes.cols;
+Buffer pack_rows(const BlockCodes& codes, int bits, std::int64_t cols) {
+  const std::int64_t stride = codes.blocks * codes.block, held = std::min(stride, cols);
   const std::size_t row_bytes = bytes_for(cols, bits);
   Buffer out(static_cast<std::size_t>(codes.rows) * row_bytes);
-  parallel_for(codes.rows, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::uint8_t* from = codes.codes.data() + row * stride;
-      std::byte* to = out.data() + static_cast<std::size_t>(row) * row_bytes;
-      if (bits == 8) {
-        std::memcpy(to, from, static_cast<std::size_t>(cols));
-      } else if (bits == 4) {
-        for (std::int64_t i = 0; i + 1 < cols; i += 2) to[i / 2] = static_cast<std::byte>(from[i] | (from[i + 1] << 4));
-        if (cols % 2 != 0) to[cols / 2] = static_cast<std::byte>(from[cols - 1]);
-      } else {
-        for (std::int64_t i = 0; i < cols; ++i) to[i * bits / 8] |= static_cast<std::byte>(from[i] << (i * bits % 8));
-      }
+#pragma omp parallel for if (codes.rows > 256)
+  for (std::int64_t row = 0; row < codes.rows; ++row) {
+    const std::uint8_t* from = codes.codes.data() + row * stride;
+    std::byte* to = out.data() + static_cast<std::size_t>(row) * row_bytes;
+    if (bits == 8) {
+      std::memcpy(to, from, static_cast<std::size_t>(held));
+    } else if (bits == 4) {
+      for (std::int64_t i = 0; i + 1 < held; i += 2) to[i / 2] = static_cast<std::byte>(from[i] | (from[i + 1] << 4));
+      if (held % 2 != 0) to[held / 2] = static_cast<std::byte>(from[held - 1]);
+    } else {
+      for (std::int64_t i = 0; i < held; ++i) to[i * bits / 8] |= static_cast<std::byte>(from[i] << (i * bits % 8));
     }
-  });
+  }
   return out;
 }
 
@@ -67,45 +63,51 @@ Buffer pack_zero_rows(const BlockCodes& codes, int bits) {
   return writer.take();
 }
 
-Buffer pack_standard(const BlockCodes& codes, int bits, bool transposed, bool is_signed) {
-  const std::int64_t stride = codes.blocks * codes.block;
+namespace {
+
+// Numbers at [row][position of a row] put down as [rows / inner, count, inner].
+template <typename Put>
+void in_standard_order(std::int64_t rows, std::int64_t count, std::int64_t stride, std::int64_t inner, Put put) {
+  for (std::int64_t outer = 0; outer < rows; outer += inner) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      for (std::int64_t n = 0; n < inner; ++n) put(static_cast<std::size_t>((outer + n) * stride + i));
+    }
+  }
+}
+
+}  // namespace
+
+Buffer pack_standard(const BlockCodes& codes, int bits, std::int64_t inner, bool is_signed) {
   const auto flip =
       static_cast<std::uint8_t>(is_signed ? 1 << (bits - 1) : 0);  // code - 2^(bits-1) in two's complement
   BitWriter writer(bytes_for(codes.rows * codes.cols, bits), bits);
-  const std::int64_t outer = transposed ? codes.cols : codes.rows;
-  const std::int64_t inner = transposed ? codes.rows : codes.cols;
-  for (std::int64_t i = 0; i < outer; ++i) {
-    for (std::int64_t j = 0; j < inner; ++j) {
-      const std::int64_t at = transposed ? j * stride + i : i * stride + j;
-      writer.put(codes.codes[static_cast<std::size_t>(at)] ^ flip);
-    }
-  }
+  in_standard_order(codes.rows, codes.cols, codes.blocks * codes.block, inner,
+                    [&](std::size_t at) { writer.put(codes.codes[at] ^ flip); });
   return writer.take();
 }
 
-Buffer pack_standard_zeros(const BlockCodes& codes, int bits, bool transposed) {
+Buffer pack_standard_zeros(const BlockCodes& codes, int bits, std::int64_t inner) {
   BitWriter writer(bytes_for(codes.rows * codes.blocks, bits), bits);
-  const std::int64_t outer = transposed ? codes.blocks : codes.rows;
-  const std::int64_t inner = transposed ? codes.rows : codes.blocks;
-  for (std::int64_t i = 0; i < outer; ++i) {
-    for (std::int64_t j = 0; j < inner; ++j) {
-      const std::int64_t at = transposed ? j * codes.blocks + i : i * codes.blocks + j;
-      writer.put(codes.zeros[static_cast<std::size_t>(at)]);
-    }
-  }
+  in_standard_order(codes.rows, codes.blocks, codes.blocks, inner,
+                    [&](std::size_t at) { writer.put(codes.zeros[at]); });
   return writer.take();
 }
 
-Result<Buffer> pack_scales(const BlockCodes& codes, DType type, bool transposed) {
-  std::vector<double> scales(codes.scales.size());
-  for (std::int64_t row = 0; row < codes.rows; ++row) {
-    for (std::int64_t b = 0; b < codes.blocks; ++b) {
-      const std::int64_t to = transposed ? b * codes.rows + row : row * codes.blocks + b;
-      scales[static_cast<std::size_t>(to)] =
-          static_cast<double>(codes.scales[static_cast<std::size_t>(row * codes.blocks + b)]);
-    }
+std::vector<float> arrange(const BlockCodes& codes, const std::vector<float>& numbers, std::int64_t inner) {
+  if (inner == 1) return numbers;
+  std::vector<float> out;
+  out.reserve(numbers.size());
+  in_standard_order(codes.rows, codes.blocks, codes.blocks, inner, [&](std::size_t at) { out.push_back(numbers[at]); });
+  return out;
+}
+
+Result<Buffer> to_bytes(DType type, const std::vector<float>& numbers) {
+  if (type == DType::kFloat32) {
+    const auto bytes = std::as_bytes(std::span(numbers));
+    return Buffer(bytes.begin(), bytes.end());
   }
-  OF_ASSIGN(const Tensor tensor, from_doubles(type, {static_cast<std::int64_t>(scales.size())}, scales));
+  const std::vector<double> wide(numbers.begin(), numbers.end());
+  OF_ASSIGN(const Tensor tensor, from_doubles(type, {static_cast<std::int64_t>(wide.size())}, wide));
   OF_ASSIGN(const Bytes bytes, tensor.bytes());
   return Buffer(bytes.span().begin(), bytes.span().end());
 }

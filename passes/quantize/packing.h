@@ -11,14 +11,16 @@
 
 namespace onnxfold {
 
-// Codes as MatMulNBits packs them; `pad`: keep the padding of the last block (MatMulNBits) or cut to cols (tables).
-Buffer pack_rows(const BlockCodes& codes, int bits, bool pad);
+// Codes as MatMulNBits and tables pack them: the first `cols` of every row, zeros where a row has no more.
+Buffer pack_rows(const BlockCodes& codes, int bits, std::int64_t cols);
 Buffer pack_zero_rows(const BlockCodes& codes, int bits);
-// Codes in the standard packing, as [rows, cols] or, transposed, [cols, rows]; `is_signed` subtracts 2^(bits-1).
-Buffer pack_standard(const BlockCodes& codes, int bits, bool transposed, bool is_signed);
-Buffer pack_standard_zeros(const BlockCodes& codes, int bits, bool transposed);
-// Scales in `type`, [rows, blocks] or transposed.
-Result<Buffer> pack_scales(const BlockCodes& codes, DType type, bool transposed);
+// Codes in the standard packing, as [rows / inner, cols, inner]; `is_signed` subtracts 2^(bits-1).
+Buffer pack_standard(const BlockCodes& codes, int bits, std::int64_t inner, bool is_signed);
+// Zero points in the standard packing, as [rows / inner, blocks, inner].
+Buffer pack_standard_zeros(const BlockCodes& codes, int bits, std::int64_t inner);
+// Scales, or float zero points, [rows, blocks] -> [rows / inner, blocks, inner].
+std::vector<float> arrange(const BlockCodes& codes, const std::vector<float>& numbers, std::int64_t inner);
+Result<Buffer> to_bytes(DType type, const std::vector<float>& numbers);
 
 // The reverse: one code of each byte position. `count` codes from the low bits of packed bytes on.
 std::vector<std::uint8_t> unpack(std::span<const std::byte> bytes, int bits, std::int64_t count);

@@ -4,7 +4,9 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
+std::unique_ptr<Pass> make_hqq(const PassOptions&);
 std::unique_ptr<Pass> make_rtn(const PassOptions&);
+std::unique_ptr<Pass> make_rtn_search(const PassOptions&);
 
 namespace {
 
@@ -19,29 +21,63 @@ constexpr OptionSpec kConvertBlockwiseFormOptions[] = {
      "0..4"},
 };
 
-constexpr OptionSpec kRtnOptions[] = {
-    {"bits", kChoice, "4", "Bits of a weight", "4|8"},
-    {"block", kChoice, "32", "Elements that share a scale", "16|32|64|128|256"},
-    {"symmetric", kBool, "true", "Without zero points; false stores one per block"},
-    {"form", kChoice, "matmulnbits",
-     "matmulnbits: com.microsoft operators, any opset; dequantizelinear: standard operators, opset 21",
-     "matmulnbits|dequantizelinear"},
-    {"accuracy-level", kInt, "4",
-     "What MatMulNBits may round its activations to: 0 or 1 nothing (slow for 8 bits), 4 int8 (fast, about 0.3 % "
-     "error)",
-     "0..4"},
-    {"gather", kBool, "true", "Also the tables of Gather (embeddings)"},
-    {"min-elements", kInt, "1024", "Smaller weights are left alone", "0.."},
-    {"include", kPatterns, "", "Only weights whose name, or whose node's name, matches one of these globs (a;b)"},
-    {"exclude", kPatterns, "", "No weights whose name, or whose node's name, matches one of these globs (a;b)"},
-};
+// What every weight-only method offers.
+constexpr OptionSpec kBits{"bits", kChoice, "4", "Bits of a weight; 3 are stored in 4", "2|3|4|8"};
+constexpr OptionSpec kBlock{"block", kChoice, "32", "Elements that share a scale; channel: a whole row",
+                            "16|32|64|128|256|channel"};
+constexpr OptionSpec kScales{
+    "scales", kChoice, "float32",
+    "How scales are stored: float32 (the type of the activations), float16, int8 with one "
+    "float32 for some 16 blocks, or powers of two as int8 exponents; runtimes decode them once",
+    "float32|float16|int8|power-of-two"};
+constexpr OptionSpec kSymmetric{"symmetric", kBool, "true", "Without zero points; false stores one per block"};
+constexpr OptionSpec kForm{
+    "form", kChoice, "matmulnbits",
+    "matmulnbits: com.microsoft operators, any opset; dequantizelinear: standard operators, opset 21",
+    "matmulnbits|dequantizelinear"};
+constexpr OptionSpec kAccuracyLevel{"accuracy-level", kInt, "4",
+                                    "What MatMulNBits may round its activations to: 0 or 1 nothing (slow for 2 and 8 "
+                                    "bits), 4 int8 (fast, about 0.3 % error)",
+                                    "0..4"};
+constexpr OptionSpec kGather{"gather", kBool, "true", "Also the tables of Gather (embeddings)"};
+constexpr OptionSpec kOthers{
+    "others", kChoice, "none",
+    "Weights of Conv, ConvTranspose, LSTM, GRU, RNN, left operands and weights of more than two "
+    "axes, which no fast operator takes: none leaves them in float, 8 or bits (as the rest) "
+    "stores them behind DequantizeLinear, opset 21",
+    "none|8|bits"};
+constexpr OptionSpec kMinElements{"min-elements", kInt, "1024", "Smaller weights are left alone", "0.."};
+constexpr OptionSpec kInclude{"include", kPatterns, "",
+                              "Only weights whose name, or whose node's name, matches one of these globs (a;b)"};
+constexpr OptionSpec kExclude{"exclude", kPatterns, "",
+                              "No weights whose name, or whose node's name, matches one of these globs (a;b)"};
+
+constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,   kAccuracyLevel,
+                                      kGather, kOthers, kMinElements, kInclude, kExclude};
+
+constexpr OptionSpec kHqqOptions[] = {
+    kBits,
+    kBlock,
+    {"zero-points", kChoice, "rounded", "rounded: codes, as fast as rtn; float: any number (form=matmulnbits, slow)",
+     "rounded|float"},
+    kScales,
+    kForm,
+    kAccuracyLevel,
+    kGather,
+    kOthers,
+    kMinElements,
+    kInclude,
+    kExclude};
 
 constexpr PassInfo kPasses[] = {
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
      make_convert_blockwise_form},
-    {"rtn", "quantize", kLossy, "Rounds MatMul, Gemm and Gather weights to 4 or 8 bits in blocks (round to nearest)",
-     kRtnOptions, make_rtn},
+    {"hqq", "quantize", kLossy, "As rtn, with zero points moved by half-quadratic optimisation", kHqqOptions, make_hqq},
+    {"rtn", "quantize", kLossy, "Rounds weights to 2, 3, 4 or 8 bits in blocks (round to nearest)", kRtnOptions,
+     make_rtn},
+    {"rtn-search", "quantize", kLossy, "As rtn, with scales searched for the least error of the weights", kRtnOptions,
+     make_rtn_search},
 };
 
 }  // namespace

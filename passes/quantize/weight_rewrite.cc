@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "formats/onnx/schema.h"
@@ -11,24 +12,6 @@
 
 namespace onnxfold {
 namespace {
-
-constexpr std::int64_t kStandardOpset = 21;  // first with blocked DequantizeLinear and int4
-
-DType standard_type(int bits, bool is_signed) {
-  if (bits == 8) return is_signed ? DType::kInt8 : DType::kUint8;
-  return is_signed ? DType::kInt4 : DType::kUint4;
-}
-
-// Makes one part when the writer asks for it; errors name the weight, since the writer that meets them does not know
-// it.
-template <typename Pack>
-DeferredFn part_of(std::shared_ptr<LazyBlocks> lazy, const std::string& name, int number, Pack pack) {
-  return [lazy = std::move(lazy), name, number, pack]() -> Result<Buffer> {
-    auto codes = lazy->take(number);
-    if (!codes) return fail(codes.error().in(fmt::format("weight '{}'", name)));
-    return pack(**codes);
-  };
-}
 
 NodeSpec in_place_of(const Node& node, std::string op, std::vector<Value*> inputs, std::string domain) {
   const Value& output = *node.output();
@@ -57,28 +40,49 @@ void erase_weight(Value& weight) {
 }  // namespace
 
 Result<bool> WeightRewriter::raise_opset(Graph& graph, PassContext& context) const {
-  if (!options_.standard || graph.parent() != nullptr || graph.opset() >= kStandardOpset) return false;
+  if (graph.parent() != nullptr) return false;
   Model& model = context.model();
   PassContext unheard(model, "");
-  bool any = false;
-  for (const Graph* each : model.graphs()) any = any || !find_weight_targets(*each, options_, unheard).empty();
-  if (!any) return false;
-  if (auto status = convert_opset(model, kStandardOpset); !status) {
-    return fail(Code::kUnsupported, fmt::format("form=dequantizelinear needs opset 21, and the model cannot be raised: "
-                                                "{}; use form=matmulnbits",
-                                                status.error().message));
+  std::int64_t needed = 0;
+  for (const Graph* each : model.graphs()) {
+    for (const WeightTarget& target : find_weight_targets(*each, options_, unheard)) {
+      needed = std::max(needed, opset_needed(target, options_));
+    }
+  }
+  if (graph.opset() >= needed) return false;
+  if (auto status = convert_opset(model, needed); !status) {
+    return fail(Code::kUnsupported,
+                fmt::format("{} needs opset {}, and the model cannot be raised: {}; use form=matmulnbits{}",
+                            options_.standard ? "form=dequantizelinear" : "others", needed, status.error().message,
+                            options_.other_bits != 0 ? ",others=none" : ""));
   }
   OF_TRY(infer_shapes(model));
-  context.note("model", "opset raised to 21 for blocked DequantizeLinear");
+  context.note("model", fmt::format("opset raised to {} for DequantizeLinear", needed));
   return true;
 }
 
-Result<bool> WeightRewriter::run(Graph& graph, PassContext& context, const BlocksFactory& make) {
-  if ((options_.format.block & (options_.format.block - 1)) != 0) {
-    return fail(Code::kInvalidArgument, fmt::format("block={} is no power of two", options_.format.block));
+WeightRewriter::Key WeightRewriter::key_of(const WeightTarget& target) {
+  return {target.weight, target.shape.inner, target.type, target.format.bits, target.format.block};
+}
+
+// The bytes of a table and of a product coincide when rows fill their blocks.
+void WeightRewriter::find_tied(const std::vector<WeightTarget>& targets) {
+  std::map<Key, std::pair<bool, bool>> read;  // as a table, as a product
+  for (const WeightTarget& target : targets) {
+    if (target.standard(options_) || target.format.float_zeros) continue;
+    if (target.shape.cols % operator_block(target.format, target.shape.cols) != 0) continue;
+    (target.table() ? read[key_of(target)].first : read[key_of(target)].second) = true;
   }
+  for (const auto& [key, how] : read) {
+    if (how.first && how.second) tied_.insert(key);
+  }
+}
+
+Result<bool> WeightRewriter::run(Graph& graph, PassContext& context, const BlocksFactory& make) {
+  OF_TRY(options_.check());
   OF_ASSIGN(const bool raised, raise_opset(graph, context));
   const std::vector<WeightTarget> targets = find_weight_targets(graph, options_, context);
+  find_tied(targets);
   for (const WeightTarget& target : targets) rewrite(graph, target, make, context);
   std::set<const Value*> seen;
   for (const WeightTarget& target : targets) {
@@ -92,49 +96,19 @@ Result<bool> WeightRewriter::run(Graph& graph, PassContext& context, const Block
   return raised || !targets.empty();
 }
 
-const WeightRewriter::Parts& WeightRewriter::parts_of(const WeightTarget& target, const BlocksFactory& make) {
-  const auto key =
-      std::make_tuple(static_cast<const Value*>(target.weight), target.shape.transposed, target.table, target.type);
-  if (const auto found = made_.find(key); found != made_.end()) return found->second;
-  Graph& graph = *target.weight->graph();
-  const std::string name = target.weight->name();
-  const int bits = options_.format.bits;
-  const bool has_zeros = !options_.format.symmetric;
-  const std::shared_ptr<LazyBlocks> lazy = make(target, has_zeros ? 3 : 2);
-  const std::int64_t rows = target.shape.rows, cols = target.shape.cols, blocks = lazy->blocks();
-  // Standard products store [K, N] with blocks along axis 0, whatever way the float weight lay: runtimes fuse that.
-  const bool across = options_.standard && !target.table;
-  const bool is_signed = options_.format.symmetric, standard = options_.standard, table = target.table;
-  Parts parts;
-  const auto add = [&](const std::string& suffix, DType type, Dims dims, DeferredFn bytes) {
-    Tensor tensor = Tensor::deferred(type, std::move(dims), std::move(bytes));
-    parts.bytes += tensor.nbytes();
-    return add_constant(graph, std::move(tensor), name + suffix);
-  };
-  const DType type = standard ? standard_type(bits, is_signed) : DType::kUint8;
-  const Dims code_dims = standard ? (across ? Dims{cols, rows} : Dims{rows, cols})
-                         : table  ? Dims{rows, cols * bits / 8}
-                                  : Dims{rows, blocks, options_.format.block * bits / 8};
-  parts.codes = add(fmt::format("_{}Q{}", standard ? "DQ_" : "", bits), type, code_dims,
-                    part_of(lazy, name, 0, [=](const BlockCodes& c) -> Result<Buffer> {
-                      return standard ? pack_standard(c, bits, across, is_signed) : pack_rows(c, bits, !table);
-                    }));
-  const Dims scale_dims = across ? Dims{blocks, rows} : Dims{rows, blocks};
-  parts.scales = add(standard ? "_DQ_scales" : "_scales", target.type, scale_dims,
-                     part_of(lazy, name, 1, [type = target.type, across](const BlockCodes& c) {
-                       return pack_scales(c, type, across);
-                     }));
-  if (has_zeros) {
-    parts.zeros = add(standard ? "_DQ_zero_points" : "_zero_points", type,
-                      standard ? scale_dims : Dims{rows, (blocks * bits + 7) / 8},
-                      part_of(lazy, name, 2, [=](const BlockCodes& c) -> Result<Buffer> {
-                        return standard ? pack_standard_zeros(c, bits, across) : pack_zero_rows(c, bits);
-                      }));
+const WeightParts& WeightRewriter::parts_of(const WeightTarget& target, const BlocksFactory& make) {
+  const Key key = key_of(target);
+  const bool tied = tied_.contains(key) && !target.standard(options_);
+  const auto slot = std::make_pair(key, tied ? WeightUse::kProduct : target.use);
+  const auto found = made_.find(slot);
+  if (found != made_.end()) {
+    found->second.bytes = 0;  // counted with its first reader
+    return found->second;
   }
-  return made_[key] = parts;
+  return made_[slot] = add_weight_parts(target, options_, make(target), tied);
 }
 
-void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const Parts& parts) const {
+void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
   Node& node = *target.node;
   Value* bias = node.is("Gemm") ? node.input(2) : nullptr;
   // MatMulNBits takes a bias of exactly N numbers; anything else stays an Add.
@@ -146,8 +120,8 @@ void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const
   NodeSpec spec = in_place_of(node, "MatMulNBits", std::move(inputs), "com.microsoft");
   spec.attributes.emplace_back("K", target.shape.cols);
   spec.attributes.emplace_back("N", target.shape.rows);
-  spec.attributes.emplace_back("bits", std::int64_t{options_.format.bits});
-  spec.attributes.emplace_back("block_size", options_.format.block);
+  spec.attributes.emplace_back("bits", std::int64_t{target.format.stored_bits()});
+  spec.attributes.emplace_back("block_size", operator_block(target.format, target.shape.cols));
   spec.attributes.emplace_back("accuracy_level", options_.accuracy_level);
   Node* made = graph.insert(std::move(spec), &node);
   if (bias != nullptr && !inner_bias) {
@@ -156,37 +130,41 @@ void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const
   replace_and_erase(graph, node, *made->output());
 }
 
-void WeightRewriter::emit_gather(Graph& graph, const WeightTarget& target, const Parts& parts) const {
+void WeightRewriter::emit_gather(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
   Node& node = *target.node;
-  std::vector<Value*> inputs = {parts.codes, node.input(1), parts.scales};
+  Value* codes = parts.table_codes != nullptr ? parts.table_codes : parts.codes;
+  std::vector<Value*> inputs = {codes, node.input(1), parts.scales};
   if (parts.zeros != nullptr) inputs.push_back(parts.zeros);
   NodeSpec spec = in_place_of(node, "GatherBlockQuantized", std::move(inputs), "com.microsoft");
-  spec.attributes.emplace_back("bits", std::int64_t{options_.format.bits});
-  spec.attributes.emplace_back("block_size", options_.format.block);
+  spec.attributes.emplace_back("bits", std::int64_t{target.format.stored_bits()});
+  spec.attributes.emplace_back("block_size", operator_block(target.format, target.shape.cols));
   spec.attributes.emplace_back("gather_axis", std::int64_t{0});
   spec.attributes.emplace_back("quantize_axis", std::int64_t{1});
   Node* made = graph.insert(std::move(spec), &node);
   replace_and_erase(graph, node, *made->output());
 }
 
-void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, const Parts& parts) const {
+void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
   Node& node = *target.node;
   const std::int64_t rows = target.shape.rows, cols = target.shape.cols;
+  const bool product = target.use == WeightUse::kProduct, whole_rows = target.format.block == 0;
+  const Dims dims = product ? Dims{cols, rows} : target.table() ? Dims{rows, cols} : target.dims;
+  const std::string name = target.weight->name() + "_DQ";
   std::vector<Value*> inputs = {parts.codes, parts.scales};
   if (parts.zeros != nullptr) inputs.push_back(parts.zeros);
-  NodeSpec spec{
-      "DequantizeLinear",
-      std::move(inputs),
-      {{target.weight->name() + "_DQ", Type::tensor(target.type, target.table ? Dims{rows, cols} : Dims{cols, rows})}},
-      {},
-      "",
-      ""};
-  spec.attributes.emplace_back("axis", std::int64_t{target.table ? 1 : 0});
-  spec.attributes.emplace_back("block_size", options_.format.block);
-  Node* made = graph.insert(std::move(spec), &node);
-  node.remove_attribute("transB");
+  NodeSpec spec{"DequantizeLinear", std::move(inputs), {{name, Type::tensor(target.scale_type(), dims)}}, {}, "", ""};
+  const std::int64_t blocks_along = product ? 0 : target.table() ? 1 : target.axis;
+  spec.attributes.emplace_back("axis", whole_rows && target.use != WeightUse::kOther ? 1 - blocks_along : blocks_along);
+  if (!whole_rows) spec.attributes.emplace_back("block_size", target.format.block);
+  Value* made = graph.insert(std::move(spec), &node)->output();
+  if (target.type != target.scale_type()) {
+    NodeSpec cast{"Cast", {made}, {{name + "_cast", Type::tensor(target.type, dims)}}, {}, "", ""};
+    cast.attributes.emplace_back("to", static_cast<std::int64_t>(target.type));
+    made = graph.insert(std::move(cast), &node)->output();
+  }
+  if (product) node.remove_attribute("transB");
   Value* before = node.input(target.input);
-  graph.set_input(node, target.input, made->output());
+  graph.set_input(node, target.input, made);
   if (before != target.weight) erase_if_unused(graph, *before);  // Transpose or Cast on the way to the weight
 }
 
@@ -194,16 +172,26 @@ void WeightRewriter::rewrite(Graph& graph, const WeightTarget& target, const Blo
                              PassContext& context) {
   const std::int64_t before = constant(target.weight)->nbytes();
   const std::string label = target.node->label();
-  const Parts parts = parts_of(target, make);
-  if (options_.standard) {
+  const WeightParts parts = parts_of(target, make);
+  if (target.standard(options_)) {
     emit_standard(graph, target, parts);
-  } else if (target.table) {
+  } else if (target.table()) {
     emit_gather(graph, target, parts);
   } else {
     emit_matmul(graph, target, parts);
   }
-  context.applied(label, fmt::format("{} bits, blocks of {}", options_.format.bits, options_.format.block), before,
-                  parts.bytes);
+  const std::string blocks =
+      target.format.block == 0 ? "one scale a row" : fmt::format("blocks of {}", target.format.block);
+  context.applied(label, fmt::format("{} bits, {}", target.format.bits, blocks), before, parts.bytes);
+}
+
+Result<bool> RulePass::run(Graph& graph, PassContext& context) {
+  return rewriter_.run(graph, context, [this](const WeightTarget& target) {
+    const auto make = [weight = *constant(target.weight), shape = target.shape, format = target.format,
+                       type = target.scale_type(),
+                       rule = rule_] { return quantize_blocks(weight, shape, format, type, rule); };
+    return std::make_shared<LazyBlocks>(target.shape, target.format, part_count(target.format), make);
+  });
 }
 
 }  // namespace onnxfold

@@ -2,22 +2,25 @@
 //
 // form=matmulnbits: MatMul and Gemm become com.microsoft MatMulNBits, Gather becomes GatherBlockQuantized; these need
 // no opset. form=dequantizelinear: a standard DequantizeLinear stands in front of the unchanged operator; opset 21 (the
-// model is raised when it is older and something quantizes).
+// model is raised when it is older and something quantizes). What has no fast form is always stored the second way.
+// A weight that a product and a Gather read (tied embeddings) is stored once.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <tuple>
 
 #include "passes/quantize/blockwise.h"
+#include "passes/quantize/weight_parts.h"
 #include "passes/quantize/weight_target.h"
 
 namespace onnxfold {
 
-// Codes, scales and zero points of a target, asked for part by part (0, 1, 2) when the file is written; `parts` says
-// how many will be asked for.
-using BlocksFactory = std::function<std::shared_ptr<LazyBlocks>(const WeightTarget& target, int parts)>;
+// Codes, scales and zero points of a target in target.format, made when the file is written. For a tied weight it is
+// asked once, for whichever target comes first.
+using BlocksFactory = std::function<std::shared_ptr<LazyBlocks>(const WeightTarget& target)>;
 
 class WeightRewriter {
  public:
@@ -27,27 +30,35 @@ class WeightRewriter {
   // opset when any graph of the model needs that. Errors: unsupported when the opset cannot be raised.
   Result<bool> run(Graph& graph, PassContext& context, const BlocksFactory& make);
 
- private:
-  struct Parts;
-  Result<bool> raise_opset(Graph& graph, PassContext& context) const;
-  void rewrite(Graph& graph, const WeightTarget& target, const BlocksFactory& make, PassContext& context);
-  const Parts& parts_of(const WeightTarget& target, const BlocksFactory& make);
-  void emit_matmul(Graph& graph, const WeightTarget& target, const Parts& parts) const;
-  void emit_gather(Graph& graph, const WeightTarget& target, const Parts& parts) const;
-  void emit_standard(Graph& graph, const WeightTarget& target, const Parts& parts) const;
+  const WeightOptions& options() const { return options_; }
 
-  // The initializers that stand for a weight in one layout.
-  struct Parts {
-    Value* codes = nullptr;
-    Value* scales = nullptr;
-    Value* zeros = nullptr;
-    std::int64_t bytes = 0;
-  };
+ private:
+  // Targets of one weight that are stored alike: (value, spread rows, type, bits, block).
+  using Key = std::tuple<const Value*, std::int64_t, DType, int, std::int64_t>;
+  static Key key_of(const WeightTarget& target);
+  Result<bool> raise_opset(Graph& graph, PassContext& context) const;
+  void find_tied(const std::vector<WeightTarget>& targets);
+  void rewrite(Graph& graph, const WeightTarget& target, const BlocksFactory& make, PassContext& context);
+  const WeightParts& parts_of(const WeightTarget& target, const BlocksFactory& make);
+  void emit_matmul(Graph& graph, const WeightTarget& target, const WeightParts& parts) const;
+  void emit_gather(Graph& graph, const WeightTarget& target, const WeightParts& parts) const;
+  void emit_standard(Graph& graph, const WeightTarget& target, const WeightParts& parts) const;
 
   WeightOptions options_;
-  // Weights that several nodes read in the same way are stored once, beside the weight: (value, transposed, table,
-  // type). A table and a product need other shapes of the same numbers.
-  std::map<std::tuple<const Value*, bool, bool, DType>, Parts> made_;
+  std::set<Key> tied_;
+  // Weights that several nodes read in the same way are stored once, beside the weight.
+  std::map<std::pair<Key, WeightUse>, WeightParts> made_;
+};
+
+// A pass that decides block by block, from the weights alone.
+class RulePass final : public Pass {
+ public:
+  RulePass(const WeightOptions& options, BlockRule rule) : rewriter_(options), rule_(rule) {}
+  Result<bool> run(Graph& graph, PassContext& context) override;
+
+ private:
+  WeightRewriter rewriter_;
+  BlockRule rule_;
 };
 
 }  // namespace onnxfold

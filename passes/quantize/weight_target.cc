@@ -9,8 +9,10 @@
 namespace onnxfold {
 namespace {
 
+constexpr const char* kMicrosoft = "com.microsoft";
+
 bool quantizable_type(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16 || dtype == DType::kFloat64;
 }
 
 // The constant behind `value`, and whether the way to it transposes.
@@ -32,8 +34,8 @@ Source source_of(Value* value) {
       return source;
     }
     const Node* node = value->producer();
-    if (node == nullptr || node->graph() != value->graph() || value->rank() != 2) return {};
-    if (node->is("Transpose") && swaps_axes(*node)) {
+    if (node == nullptr || node->graph() != value->graph()) return {};
+    if (node->is("Transpose") && value->rank() == 2 && swaps_axes(*node)) {
       source.transposed = !source.transposed;
     } else if (!node->is("Identity") && !(node->is("Cast") && quantizable_type(value->dtype()))) {
       return {};
@@ -43,17 +45,40 @@ Source source_of(Value* value) {
   return {};
 }
 
+// The inputs that hold weights of an operator, most likely first; none: the operator has none that users would count.
+std::vector<std::size_t> weight_inputs(const Node& node) {
+  if (node.is("Gather")) return {0};
+  if (node.is("MatMul")) return {1, 0};
+  if (node.is("Gemm") || node.is("Conv") || node.is("ConvTranspose")) return {1};
+  if (node.is("LSTM") || node.is("GRU") || node.is("RNN")) return {1, 2};
+  return {};
+}
+
+// `dims` seen as blocks along `axis`.
+BlockShape along(const Dims& dims, std::int64_t axis) {
+  BlockShape shape{1, 1, 1};
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    if (at == axis) shape.cols = dims[i];
+    if (at != axis) shape.rows *= dims[i];
+    if (at > axis) shape.inner *= dims[i];
+  }
+  return shape;
+}
+
 class Finder {
  public:
   explicit Finder(const WeightOptions& options) : options_(options) {}
 
-  // Where a node of this kind keeps its weight; none when users would not count it among the weights.
-  std::optional<WeightTarget> weight_of(Node& node) const;
+  // What a node reads at `input`; none when that is no constant of floating-point numbers.
+  std::optional<WeightTarget> weight_at(Node& node, std::size_t input) const;
   // What keeps the weight from being quantized; empty: nothing.
   std::string refusal(const WeightTarget& target) const;
 
  private:
-  std::string product_refusal(const Node& node) const;
+  void lay_out(WeightTarget& target, bool transposed) const;
+  std::string product_refusal(const WeightTarget& target) const;
+  std::string other_refusal(const WeightTarget& target) const;
   bool wanted(const WeightTarget& target) const;
   static bool matches_any(const std::vector<std::string>& patterns, const WeightTarget& target) {
     return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
@@ -68,36 +93,73 @@ bool Finder::wanted(const WeightTarget& target) const {
   return (options_.include.empty() || matches_any(options_.include, target)) && !matches_any(options_.exclude, target);
 }
 
-std::optional<WeightTarget> Finder::weight_of(Node& node) const {
+// The axis that the operator sums over; of convolutions the channels of one group. ConvTranspose sums over axis 0.
+std::int64_t summed_axis(const WeightTarget& target) {
+  const Node& node = *target.node;
+  const auto rank = static_cast<std::int64_t>(target.dims.size());
+  if (node.is("Conv")) return 1;
+  if (node.is("ConvTranspose")) return 0;
+  return node.is("MatMul") && target.input == 1 ? std::max<std::int64_t>(rank - 2, 0) : rank - 1;
+}
+
+void Finder::lay_out(WeightTarget& target, bool transposed) const {
+  const Node& node = *target.node;
+  const Dims& dims = constant(target.weight)->dims();
+  target.dims = transposed ? Dims{dims[1], dims[0]} : dims;
+  target.format = options_.format;
+  const bool product = (node.is("MatMul") || node.is("Gemm")) && target.input == 1;
+  if (dims.size() == 2 && (product || node.is("Gather"))) {
+    target.use = node.is("Gather") ? WeightUse::kTable : WeightUse::kProduct;
+    const bool by_rows = target.table() || (node.attr_int("transB", 0) != 0) != transposed;
+    target.shape = by_rows ? BlockShape{dims[0], dims[1], 1} : BlockShape{dims[1], dims[0], dims[1]};
+    // Neither tables nor the standard form have zero points that are no codes.
+    if (target.table()) target.format.float_zeros = false;
+    return;
+  }
+  target.use = WeightUse::kOther;
+  target.format.float_zeros = false;
+  if (options_.other_bits != 0) target.format.bits = options_.other_bits;
+  target.axis = summed_axis(target);
+  target.shape = along(dims, target.axis);
+  // Without blocks DequantizeLinear has one scale for each index of one axis: the first, for what lies row by row.
+  // Convolutions with few channels a group have their blocks that way as well.
+  const bool convolution = node.is("Conv") || node.is("ConvTranspose");
+  if (target.format.block != 0 && !(node.is("Conv") && dims.size() > 2 && dims[1] < target.format.block)) return;
+  if (convolution || dims.size() == 2) {
+    target.format.block = 0;
+    target.axis = 0;
+    target.shape = {dims[0], dims[0] == 0 ? 0 : constant(target.weight)->size() / dims[0], 1};
+  } else {
+    target.format.block = operator_block(target.format, target.shape.cols);
+  }
+}
+
+std::optional<WeightTarget> Finder::weight_at(Node& node, std::size_t input) const {
+  const Source source = source_of(node.input(input));
+  if (source.weight == nullptr || !is_float(constant(source.weight)->dtype())) return {};
   WeightTarget target;
   target.node = &node;
-  target.table = node.is("Gather");
-  if (target.table) {
-    target.input = 0;
-  } else if (!node.is("MatMul") && !node.is("Gemm") && !node.is("Conv") && !node.is("ConvTranspose")) {
-    return {};
-  }
-  Source source = source_of(node.input(target.input));
-  if (source.weight == nullptr && node.is("MatMul")) {
-    // A constant on the left is a weight as well, though not one a block quantizer can take.
-    target.input = 0;
-    source = source_of(node.input(0));
-  }
-  if (source.weight == nullptr) return {};
+  target.input = input;
   target.weight = source.weight;
-  target.type = node.input(target.input)->dtype();
-  const Tensor& tensor = *constant(source.weight);
-  if (target.table && (tensor.rank() != 2 || !is_float(tensor.dtype()) || source.transposed)) return {};
-  if (tensor.rank() == 2) {
-    const Dims& dims = tensor.dims();
-    const bool by_rows = target.table || (node.attr_int("transB", 0) != 0) != source.transposed;
-    target.shape = by_rows ? BlockShape{dims[0], dims[1], false} : BlockShape{dims[1], dims[0], true};
-  }
+  target.type = node.input(input)->dtype();
+  if (node.is("Gather") && (constant(source.weight)->rank() != 2 || source.transposed)) return {};
+  lay_out(target, source.transposed);
   return target;
 }
 
-std::string Finder::product_refusal(const Node& node) const {
-  if (options_.standard || !node.is("Gemm")) return {};
+std::string Finder::product_refusal(const WeightTarget& target) const {
+  const Node& node = *target.node;
+  if (options_.standard) {
+    const bool torn =
+        target.use == WeightUse::kProduct && target.format.stored_bits() == 2 && target.shape.rows % 4 != 0;
+    return torn ? std::string(kTornFusion) : "";
+  }
+  if (target.type == DType::kBFloat16) return "bfloat16 needs form=dequantizelinear";
+  if (target.type == DType::kFloat64) return "double needs form=dequantizelinear";
+  if (target.table() && target.shape.cols * target.format.stored_bits() % 8 != 0) {
+    return "a row does not fill whole bytes";
+  }
+  if (!node.is("Gemm")) return {};
   if (node.attr_int("transA", 0) != 0) return "transA is set (form=dequantizelinear takes it)";
   if (node.attr_float("alpha", 1) != 1 || (node.input(2) != nullptr && node.attr_float("beta", 1) != 1)) {
     return "alpha or beta is not 1 (form=dequantizelinear takes it)";
@@ -105,39 +167,82 @@ std::string Finder::product_refusal(const Node& node) const {
   return {};
 }
 
+std::string Finder::other_refusal(const WeightTarget& target) const {
+  const Node& node = *target.node;
+  const std::string what =
+      node.is("MatMul")
+          ? (target.input == 0 ? "weight is the left operand" : fmt::format("weight has rank {}", target.dims.size()))
+          : fmt::format("weights of {} have no fast low-bit form", node.op_type());
+  if (options_.other_bits == 0) return what + "; others=8 stores it behind DequantizeLinear";
+  return {};
+}
+
 std::string Finder::refusal(const WeightTarget& target) const {
   const Node& node = *target.node;
   const Tensor& tensor = *constant(target.weight);
-  if (node.is("Conv") || node.is("ConvTranspose")) return "convolution weights are not quantized in blocks";
   if (!quantizable_type(tensor.dtype())) return fmt::format("weight has type {}", name(tensor.dtype()));
   if (!quantizable_type(target.type)) return fmt::format("weight is read as {}", name(target.type));
-  if (tensor.rank() != 2) return fmt::format("weight has rank {}, need 2", tensor.rank());
-  if (!options_.standard && target.type == DType::kBFloat16) return "bfloat16 needs form=dequantizelinear";
-  if (target.table && !options_.gather) return "gather=false";
-  if (target.table && node.attr_int("axis", 0) != 0 && node.attr_int("axis", 0) != -2) return "gathers along columns";
-  if (node.is("MatMul") && target.input == 0) return "weight is the left operand";
-  if (std::string why = product_refusal(node); !why.empty()) return why;
+  if (tensor.rank() < 2) return fmt::format("weight has rank {}, need 2", tensor.rank());
+  if (target.table() && !options_.gather) return "gather=false";
+  if (target.table() && node.attr_int("axis", 0) != 0 && node.attr_int("axis", 0) != -2) return "gathers along columns";
+  std::string why = target.use == WeightUse::kOther ? other_refusal(target) : product_refusal(target);
+  if (!why.empty()) return why;
   if (!wanted(target)) return "excluded by name";
   if (tensor.size() < options_.min_elements) return fmt::format("fewer than {} elements", options_.min_elements);
   if (tensor.size() == 0) return "weight is empty";
-  if (target.table && !options_.standard && tensor.dims()[1] * options_.format.bits % 8 != 0) {
-    return "a row does not fill whole bytes";
-  }
   if (quantized_bytes(target, options_) >= tensor.nbytes()) {
-    return fmt::format("would not get smaller: rows of {} in blocks of {}", target.shape.cols, options_.format.block);
+    return fmt::format("would not get smaller: rows of {} in blocks of {}", target.shape.cols,
+                       operator_block(target.format, target.shape.cols));
+  }
+  return {};
+}
+
+// What a node that was quantized before says about itself; empty: it was not.
+std::string quantized_already(const Node& node) {
+  if (node.is("MatMulNBits", kMicrosoft) || node.is("GatherBlockQuantized", kMicrosoft)) {
+    return fmt::format("already quantized to {} bits", node.attr_int("bits", 4));
+  }
+  for (const std::size_t input : weight_inputs(node)) {
+    const Value* value = node.input(input);
+    const Node* producer = value != nullptr ? value->producer() : nullptr;
+    if (producer == nullptr || !producer->is("DequantizeLinear") || constant(producer->input(0)) == nullptr) continue;
+    return fmt::format("already quantized to {}", name(producer->input(0)->dtype()));
   }
   return {};
 }
 
 }  // namespace
 
+Status WeightOptions::check() const {
+  if ((format.block & (format.block - 1)) != 0) {
+    return fail(Code::kInvalidArgument, fmt::format("block={} is no power of two", format.block));
+  }
+  if (format.scales == ScaleForm::kInt8 && format.block == 0) {
+    return fail(Code::kInvalidArgument, "scales=int8 shares a number between the blocks of a row: give a block");
+  }
+  if (!format.float_zeros) return {};
+  if (standard) return fail(Code::kInvalidArgument, "zero-points=float needs form=matmulnbits");
+  if (format.bits == 8) return fail(Code::kInvalidArgument, "zero-points=float needs 2, 3 or 4 bits");
+  if (format.symmetric) return fail(Code::kInvalidArgument, "zero-points=float needs symmetric=false");
+  return {};
+}
+
 WeightOptions weight_options(const PassOptions& options) {
   WeightOptions made;
   made.format.bits = static_cast<int>(options.integer("bits"));
-  made.format.block = options.integer("block");
-  made.format.symmetric = options.flag("symmetric");
+  made.format.block = options.text("block") == "channel" ? 0 : options.integer("block");
+  const bool has_symmetric = options.all().contains("symmetric");
+  made.format.symmetric = has_symmetric && options.flag("symmetric");
+  made.format.float_zeros = options.text("zero-points") == "float";
+  const std::string& scales = options.text("scales");
+  if (scales == "float16") made.format.scales = ScaleForm::kFloat16;
+  if (scales == "int8") made.format.scales = ScaleForm::kInt8;
+  if (scales == "power-of-two") made.format.scales = ScaleForm::kPowerOfTwo;
   made.standard = options.text("form") == "dequantizelinear";
   made.gather = options.flag("gather");
+  const std::string& others = options.text("others");
+  made.other_bits = others == "bits" ? made.format.bits : others == "8" ? 8 : 0;
+  made.requantize = options.flag("requantize");
   made.accuracy_level = options.integer("accuracy-level");
   made.min_elements = options.integer("min-elements");
   made.include = options.patterns("include");
@@ -145,27 +250,57 @@ WeightOptions weight_options(const PassOptions& options) {
   return made;
 }
 
+std::int64_t operator_block(const BlockFormat& format, std::int64_t cols) {
+  if (format.block != 0) return format.block;
+  for (const std::int64_t block : {128, 64, 32}) {
+    if (cols % block == 0) return block;
+  }
+  return 16;
+}
+
 std::int64_t quantized_bytes(const WeightTarget& target, const WeightOptions& options) {
-  const std::int64_t rows = target.shape.rows, cols = target.shape.cols;
-  const std::int64_t block = options.format.block, bits = options.format.bits, blocks = (cols + block - 1) / block;
-  const bool padded = !options.standard && !target.table;
-  std::int64_t bytes = ((padded ? rows * blocks * block : rows * cols) * bits + 7) / 8;
-  bytes += rows * blocks * bit_width(target.type) / 8;
-  if (!options.format.symmetric) bytes += rows * ((blocks * bits + 7) / 8);
-  return bytes;
+  const BlockFormat& format = target.format;
+  const std::int64_t rows = target.shape.rows, cols = target.shape.cols, bits = format.stored_bits();
+  const std::int64_t length = format.length(cols), blocks = (cols + length - 1) / length;
+  const std::int64_t block = operator_block(format, cols);
+  const bool padded = !target.standard(options) && !target.table();
+  std::int64_t bytes = ((padded ? rows * ((cols + block - 1) / block) * block : rows * cols) * bits + 7) / 8;
+  std::int64_t scale_bits = bit_width(target.scale_type());
+  if (format.scales == ScaleForm::kFloat16) scale_bits = 16;
+  if (format.scales == ScaleForm::kPowerOfTwo || format.scales == ScaleForm::kInt8) scale_bits = 8;
+  bytes += rows * blocks * scale_bits / 8;
+  if (format.scales == ScaleForm::kInt8) bytes += rows * ((blocks + scale_group(blocks) - 1) / scale_group(blocks)) * 4;
+  if (format.symmetric) return bytes;
+  if (format.float_zeros) return bytes + rows * blocks * bit_width(target.scale_type()) / 8;
+  return bytes + rows * ((blocks * bits + 7) / 8);
+}
+
+std::int64_t opset_needed(const WeightTarget& target, const WeightOptions& options) {
+  if (!target.standard(options)) return 0;
+  if (target.format.stored_bits() == 2) return 25;
+  const bool plain = target.format.block == 0 && target.format.bits == 8 && target.scale_type() == DType::kFloat32;
+  return plain ? 13 : 21;
 }
 
 std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOptions& options, PassContext& context) {
   const Finder finder(options);
   std::vector<WeightTarget> targets;
   for (Node* node : graph.nodes()) {
-    auto target = finder.weight_of(*node);
-    if (!target) continue;
-    const std::string why = finder.refusal(*target);
-    if (why.empty()) {
-      targets.push_back(*target);
-    } else {
-      context.skipped(node->label(), why, constant(target->weight)->nbytes());
+    if (const std::string already = quantized_already(*node); !already.empty()) {
+      context.skipped(node->label(), already);
+      continue;
+    }
+    const bool recurrent = node->is("LSTM") || node->is("GRU") || node->is("RNN");
+    for (const std::size_t input : weight_inputs(*node)) {
+      const auto target = finder.weight_at(*node, input);
+      if (!target) continue;
+      const std::string why = finder.refusal(*target);
+      if (why.empty()) {
+        targets.push_back(*target);
+      } else {
+        context.skipped(node->label(), why, constant(target->weight)->nbytes());
+      }
+      if (!recurrent) break;
     }
   }
   return targets;

@@ -39,8 +39,8 @@ std::vector<float> normal(std::int64_t count) {
 
 BlockCodes quantize(const Case& c, const std::vector<float>& values, bool transposed = false) {
   const Dims dims = transposed ? Dims{c.cols, c.rows} : Dims{c.rows, c.cols};
-  auto codes =
-      quantize_blocks(Tensor::of<float>(dims, values), {c.rows, c.cols, transposed}, c.format, DType::kFloat32);
+  auto codes = quantize_blocks(Tensor::of<float>(dims, values), {c.rows, c.cols, transposed ? c.rows : 1}, c.format,
+                               DType::kFloat32);
   EXPECT_TRUE(codes) << codes.error().message;
   return std::move(*codes);
 }
@@ -78,7 +78,7 @@ TEST(Blockwise, TransposedWeightsGiveTheSameCodes) {
       }
     }
     const BlockCodes a = quantize(c, values), b = quantize(c, turned, true);
-    EXPECT_EQ(pack_rows(a, c.format.bits, false), pack_rows(b, c.format.bits, false));
+    EXPECT_EQ(pack_rows(a, c.format.bits, c.cols), pack_rows(b, c.format.bits, c.cols));
     EXPECT_EQ(a.scales, b.scales);
     EXPECT_EQ(a.zeros, b.zeros);
   }
@@ -92,8 +92,7 @@ TEST(Blockwise, ZerosStayZero) {
 
 TEST(Blockwise, HalfScalesAreUsedAsStored) {
   const std::vector<float> values = normal(64);
-  const auto codes =
-      quantize_blocks(Tensor::of<float>({1, 64}, values), {1, 64, false}, {4, 32, true}, DType::kFloat16);
+  const auto codes = quantize_blocks(Tensor::of<float>({1, 64}, values), {1, 64, 1}, {4, 32, true}, DType::kFloat16);
   for (const float scale : codes->scales) {
     EXPECT_EQ(static_cast<double>(scale),
               (*to_doubles(*from_doubles(DType::kFloat16, {1}, std::vector<double>{static_cast<double>(scale)})))[0]);
@@ -104,14 +103,14 @@ TEST(Blockwise, RefusesNanAndInfinity) {
   for (const float bad : {std::nanf(""), INFINITY}) {
     std::vector<float> values = normal(32);
     values[5] = bad;
-    EXPECT_FALSE(quantize_blocks(Tensor::of<float>({1, 32}, values), {1, 32, false}, {4, 16, true}, DType::kFloat32));
+    EXPECT_FALSE(quantize_blocks(Tensor::of<float>({1, 32}, values), {1, 32, 1}, {4, 16, true}, DType::kFloat32));
   }
 }
 
 TEST(Packing, UnpackGivesTheCodesBack) {
   for (const Case& c : cases()) {
     const BlockCodes codes = quantize(c, normal(c.rows * c.cols));
-    const Buffer packed = pack_rows(codes, c.format.bits, true);
+    const Buffer packed = pack_rows(codes, c.format.bits, codes.blocks * codes.block);
     EXPECT_EQ(unpack(packed, c.format.bits, static_cast<std::int64_t>(codes.codes.size())), codes.codes);
   }
 }
@@ -152,7 +151,7 @@ TEST(BlockLayout, ConversionsKeepTheMeaningAndTheBytes) {
     const BlockCodes codes = quantize(c, normal(c.rows * c.cols));
     StoredBlocks stored;
     stored.bits = c.format.bits, stored.rows = c.rows, stored.cols = c.cols, stored.block = c.format.block;
-    const Buffer packed = pack_rows(codes, stored.bits, true);
+    const Buffer packed = pack_rows(codes, stored.bits, codes.blocks * codes.block);
     stored.codes = Tensor::owned(DType::kUint8, {c.rows, codes.blocks, c.format.block * stored.bits / 8}, packed);
     stored.scales = Tensor::of<float>({c.rows, codes.blocks}, codes.scales);
     if (!c.format.symmetric) {

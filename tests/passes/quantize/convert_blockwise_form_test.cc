@@ -38,7 +38,8 @@ StoredBlocks padded_weight(int bits, std::int64_t rows, std::int64_t cols, std::
   std::vector<float> scales;
   for (std::int64_t i = 0; i < rows * codes.blocks; ++i) scales.push_back(0.01F * static_cast<float>(i + 1));
   StoredBlocks w{BlockLayout::kPadded, bits, rows, cols, block, {}, {}, {}};
-  w.codes = Tensor::owned(DType::kUint8, {rows, codes.blocks, block * bits / 8}, pack_rows(codes, bits, true));
+  w.codes = Tensor::owned(DType::kUint8, {rows, codes.blocks, block * bits / 8},
+                          pack_rows(codes, bits, codes.blocks * block));
   w.scales = Tensor::of<float>({rows, codes.blocks}, scales);
   if (symmetric) return w;
   for (std::int64_t i = 0; i < rows * codes.blocks; ++i) {
@@ -116,10 +117,11 @@ TEST(ConvertBlockwiseForm, ProductsBothWays) {
   for (const char* type : {"int2", "uint2", "int4", "uint4", "int8", "uint8"}) {
     for (const bool zeros : {false, true}) {
       for (const int k : {32, 48, 37}) {
-        const auto model = converted(product_text(type, k, 5, 16, zeros, "MatMul(x, d)"), kToPacked);
+        const int n = std::string(type).ends_with("t2") ? 12 : 5;  // 2 bits come back in fours only
+        const auto model = converted(product_text(type, k, n, 16, zeros, "MatMul(x, d)"), kToPacked);
         EXPECT_EQ(count(*model, "MatMulNBits", "com.microsoft"), 1);
         EXPECT_EQ(model->graph().node_count(), 1U);
-        const auto packed = model_from_text(product_text(type, k, 5, 16, zeros, "MatMul(x, d)"));
+        const auto packed = model_from_text(product_text(type, k, n, 16, zeros, "MatMul(x, d)"));
         const auto back = run_pass(kPass, *model, kToStandard);
         ASSERT_TRUE(back && *back);
         EXPECT_EQ(count(*model, "MatMul"), 1);
@@ -127,6 +129,12 @@ TEST(ConvertBlockwiseForm, ProductsBothWays) {
       }
     }
   }
+}
+
+// ONNX Runtime misreads such weights when it fuses them, so they are not made.
+TEST(ConvertBlockwiseForm, TwoBitsStayPackedWhereColumnsAreNoMultipleOfFour) {
+  const auto model = converted(product_text("int2", 32, 5, 16, false, "MatMul(x, d)"), kToPacked);
+  EXPECT_FALSE(*run_pass(kPass, *model, kToStandard));
 }
 
 TEST(ConvertBlockwiseForm, ZeroPointsOnlyWhereTheyAreNeeded) {

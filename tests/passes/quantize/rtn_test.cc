@@ -151,9 +151,14 @@ TEST(Rtn, TheTiedHeadBehindATranspose) {
   const std::string tied = graph("(int64[3] i) => (float[3, 10] y)", "float[10, 32] t = {}",
                                  "e = Gather(t, i) w = Transpose <perm = [1, 0]> (t) y = MatMul(e, w)");
   const auto model = quantized(tied);
-  ASSERT_EQ(model->graph().node_count(), 2U);
-  const Node& head = *model->graph().nodes()[1];
+  // Both read the same codes, scales and nothing else: the table takes them through a Reshape.
+  ASSERT_EQ(model->graph().node_count(), 3U);
+  const Node& head = *model->graph().nodes()[2];
+  const Node& embedding = *model->graph().nodes()[1];
   EXPECT_TRUE(head.is("MatMulNBits", "com.microsoft"));
+  EXPECT_TRUE(embedding.is("GatherBlockQuantized", "com.microsoft"));
+  EXPECT_EQ(embedding.input(0)->producer()->input(0), head.input(1));
+  EXPECT_EQ(embedding.input(2), head.input(2));
   EXPECT_EQ(head.attr_int("K", 0), 32);
   EXPECT_EQ(head.attr_int("N", 0), 10);
   EXPECT_EQ(model->graph().find("t"), nullptr);

@@ -1,0 +1,165 @@
+// As rtn, with the zero point of every block moved by half-quadratic optimisation (HQQ, Badri and Shaji 2023).
+//
+// The scale is that of the range, s = (hi - lo) / (2^bits - 1). Wanted: the zero point z with the least sum of |D|^p,
+// D = v - s (q - z) the errors, p = 0.7. Repeat with growing beta: E = sign(D) max(|D| - |D|^(p-1) / beta, 0), the
+// part of the error that is left to outliers; z = mean(q - (v - E) / s); q rounded anew. Here D is measured in steps,
+// so that scaling a weight changes no code. The best z by sum of |D| wins, block by block.
+// Where zero points are codes, z cannot move freely and the scale takes its place: for both neighbours of the best z
+// the quadratic half is solved for s = <v - E, q - z> / <q - z, q - z>, as often, and the best of all wins.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "passes/quantize/hqq.cc"
+#include <hwy/foreach_target.h>
+// foreach_target first
+#include <hwy/highway.h>
+
+#include "passes/quantize/blockwise.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace onnxfold::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::CappedTag<float, kLanes>;
+using V = hn::Vec<D>;
+
+constexpr int kRounds = 20;
+constexpr float kExponent = -0.3F;  // p - 1
+constexpr float kBeta = 10, kGrowth = 1.01F;
+
+// x^(p-1) for positive x to about 0.5 %: quadratic fits of log2 and exp2 between powers of two.
+HWY_INLINE V rough_power(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::BitCast(di, x);
+  const auto exponent = hn::Sub(hn::ShiftRight<23>(bits), hn::Set(di, 127));
+  const auto mantissa = hn::BitCast(d, hn::Or(hn::And(bits, hn::Set(di, 0x007FFFFF)), hn::Set(di, 0x3F800000)));
+  auto log = hn::Add(hn::Mul(mantissa, hn::Set(d, -1.0F / 3)), hn::Set(d, 2.0F));
+  log = hn::Add(hn::Sub(hn::Mul(log, mantissa), hn::Set(d, 5.0F / 3)), hn::ConvertTo(d, exponent));
+  const auto power = hn::Mul(log, hn::Set(d, kExponent));
+  const auto whole = hn::Floor(power);
+  const auto part = hn::Sub(power, whole);
+  const auto fraction =
+      hn::Add(hn::Mul(part, hn::Add(hn::Mul(part, hn::Set(d, 0.3435F)), hn::Set(d, 0.6565F))), hn::Set(d, 1.0F));
+  const auto shifted = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, whole), hn::Set(di, 127)));
+  return hn::Mul(fraction, hn::BitCast(d, shifted));
+}
+
+struct Step {
+  V error;  // sum of |D| at z
+  V next;   // z that minimises the quadratic half
+};
+
+HWY_INLINE Step half_quadratic(D d, const float* values, std::int64_t count, V factor, V z, V top, float beta) {
+  Step step{hn::Zero(d), hn::Zero(d)};
+  const auto tiny = hn::Set(d, 1e-6F), weight = hn::Set(d, 1 / beta);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto v = hn::Mul(hn::LoadU(d, values + i * kLanes), factor);
+    const auto q = hn::Min(hn::Max(hn::Round(hn::Add(v, z)), hn::Zero(d)), top);
+    const auto miss = hn::Sub(v, hn::Sub(q, z));
+    const auto size = hn::Abs(miss);
+    const auto shrunk = hn::Max(hn::Sub(size, hn::Mul(rough_power(d, hn::Max(size, tiny)), weight)), hn::Zero(d));
+    const auto outlier = hn::CopySign(shrunk, miss);
+    step.error = hn::Add(step.error, size);
+    step.next = hn::Add(step.next, hn::Sub(q, hn::Sub(v, outlier)));
+  }
+  step.next = hn::Div(step.next, hn::Set(d, static_cast<float>(count)));
+  return step;
+}
+
+// The best (scale, zero point) so far, by the sum of |D|.
+struct Best {
+  V scale, z, error;
+};
+
+HWY_INLINE void offer(V scale, V z, V error, Best& best) {
+  const auto better = hn::Lt(error, best.error);
+  best.scale = hn::IfThenElse(better, scale, best.scale);
+  best.z = hn::IfThenElse(better, z, best.z);
+  best.error = hn::IfThenElse(better, error, best.error);
+}
+
+// x / y, 0 where y is 0.
+HWY_INLINE V ratio(D d, V x, V y) {
+  const auto some = hn::Ne(y, hn::Zero(d));
+  return hn::IfThenElseZero(some, hn::Div(x, hn::IfThenElse(some, y, hn::Set(d, 1.0F))));
+}
+
+// The scale's turn, at a zero point that stays.
+HWY_INLINE void move_scale(D d, const float* values, std::int64_t count, V scale, V z, V top, Best& best) {
+  const auto tiny = hn::Set(d, 1e-6F);
+  float beta = kBeta;
+  for (int round = 0; round < kRounds; ++round, beta *= kGrowth) {
+    const auto factor = ratio(d, hn::Set(d, 1.0F), scale), weight = hn::Set(d, 1 / beta);
+    auto error = hn::Zero(d), vq = hn::Zero(d), qq = hn::Zero(d);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto v = hn::Mul(hn::LoadU(d, values + i * kLanes), factor);
+      const auto q = hn::Sub(hn::Min(hn::Max(hn::Round(hn::Add(v, z)), hn::Zero(d)), top), z);
+      const auto miss = hn::Sub(v, q), size = hn::Abs(miss);
+      const auto shrunk = hn::Max(hn::Sub(size, hn::Mul(rough_power(d, hn::Max(size, tiny)), weight)), hn::Zero(d));
+      error = hn::Add(error, size);
+      vq = hn::Add(vq, hn::Mul(q, hn::Sub(v, hn::CopySign(shrunk, miss))));
+      qq = hn::Add(qq, hn::Mul(q, q));
+    }
+    offer(scale, z, hn::Mul(error, hn::Abs(scale)), best);
+    scale = hn::Mul(scale, ratio(d, vq, qq));
+  }
+}
+
+// `whole`: zero points are codes, and the range includes 0 so that one exists.
+void optimise(const float* values, std::int64_t count, const BlockGrid& grid, bool whole, float* scales, float* lows) {
+  const D d;
+  const auto zero = hn::Zero(d), top = hn::Set(d, grid.high), one = hn::Set(d, 1.0F), much = hn::Set(d, 3.4e38F);
+  const auto step = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t lane = 0; lane < kLanes; lane += step) {
+    const float* block = values + lane;
+    auto low = hn::LoadU(d, block), high = low;
+    for (std::int64_t i = 1; i < count; ++i) {
+      low = hn::Min(low, hn::LoadU(d, block + i * kLanes));
+      high = hn::Max(high, hn::LoadU(d, block + i * kLanes));
+    }
+    if (whole) {
+      low = hn::Min(low, zero);
+      high = hn::Max(high, zero);
+    }
+    const auto range = hn::Sub(high, low);
+    const auto scale = hn::IfThenElse(hn::Eq(range, zero), hn::Abs(low), hn::Div(range, top));  // one value only?
+    const auto factor = ratio(d, one, scale);
+    auto z = hn::Neg(hn::Mul(low, factor));
+    Best best{scale, z, much};
+    float beta = kBeta;
+    for (int i = 0; i < kRounds; ++i, beta *= kGrowth) {
+      const Step next = half_quadratic(d, block, count, factor, z, top, beta);
+      offer(scale, z, next.error, best);
+      z = next.next;
+    }
+    if (whole) {
+      const auto below = hn::Min(hn::Max(hn::Floor(best.z), zero), top), above = hn::Min(hn::Add(below, one), top);
+      best = {scale, below, much};
+      move_scale(d, block, count, scale, below, top, best);
+      move_scale(d, block, count, scale, above, top, best);
+    }
+    hn::StoreU(best.scale, d, scales + lane);
+    hn::StoreU(hn::Neg(hn::Mul(best.z, best.scale)), d, lows + lane);
+  }
+}
+
+}  // namespace onnxfold::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "passes/quantize/weight_rewrite.h"
+
+namespace onnxfold {
+namespace {
+
+HWY_EXPORT(optimise);
+
+}  // namespace
+
+void choose_hqq(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows) {
+  HWY_DYNAMIC_DISPATCH(optimise)(values, count, grid, !grid.float_zeros, scales, lows);
+}
+
+std::unique_ptr<Pass> make_hqq(const PassOptions& options) {
+  return std::make_unique<RulePass>(weight_options(options), choose_hqq);
+}
+
+}  // namespace onnxfold
+#endif

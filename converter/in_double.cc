@@ -5,6 +5,7 @@
 
 #include "analysis/compare/metrics.h"
 #include "converter/pipeline.h"
+#include "ir/intended_number.h"
 
 namespace onnxfold {
 namespace {
@@ -16,7 +17,13 @@ bool widens(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kF
 // Passes look into small constants only when their bytes are at hand.
 constexpr std::int64_t kMadeAtOnce = 1 << 16;  // elements
 
+// A lone number is part of a formula and not a weight: it is read as the number it was rounded from.
 Tensor widened(const Tensor& tensor) {
+  if (tensor.dtype() == DType::kFloat32 && tensor.size() == 1) {
+    if (const auto number = to_floats(tensor)) {
+      return Tensor::of<double>(tensor.dims(), {intended_number(number->front())});
+    }
+  }
   const auto make = [tensor]() -> Result<Buffer> {
     OF_ASSIGN(const std::vector<double> numbers, to_doubles(tensor));
     Buffer buffer(numbers.size() * sizeof(double));

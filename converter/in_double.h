@@ -14,8 +14,10 @@
 
 namespace onnxfold {
 
-// Weights become deferred doubles (made when read). Casts to a floating type become casts to double. float8, float4 and
-// what a file's attributes hold as plain numbers (epsilon) keep their values. Errors: those of copying constants.
+// Weights become deferred doubles (made when read); a lone float32 is read as the number of a formula that it was
+// rounded from (ir/intended_number.h), so that sqrt(2) is the same number in a chain and inside an operator. Casts to a
+// floating type become casts to double. float8, float4 and what a file's attributes hold as plain numbers (epsilon)
+// keep their values. Errors: those of copying constants.
 Result<std::unique_ptr<Model>> in_double(const Model& model);
 
 // The same numbers for the twin's inputs.

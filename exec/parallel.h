@@ -1,4 +1,4 @@
-// Threads for kernels: parallel_for over OpenMP.
+// Threads for kernels: parallel_for over a pool of threads of our own.
 #pragma once
 
 #include <cstdint>

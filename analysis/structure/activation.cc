@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 
+#include "ir/intended_number.h"
 #include "ir/match.h"
 
 namespace onnxfold {
@@ -29,7 +30,7 @@ double reference(Kind kind, double x) {
     case Kind::kGeluTanh:
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Kind::kQuickGelu:
-      return x * sigmoid(1.702 * x);
+      return x * sigmoid(static_cast<double>(1.702F) * x);
     case Kind::kSilu:
       return x * sigmoid(x);
     case Kind::kMish:
@@ -38,6 +39,8 @@ double reference(Kind kind, double x) {
       return x * std::clamp(x / 6 + 0.5, 0.0, 1.0);
     case Kind::kSquaredRelu:
       return x > 0 ? x * x : 0;
+    case Kind::kSoftplus:
+      return std::log1p(std::exp(x));
     default:
       return NAN;
   }
@@ -71,7 +74,7 @@ std::optional<double> evaluate(const Node& node, const std::vector<double>& in) 
   if (op == "Reciprocal") return 1 / a;
   if (op == "Relu") return std::fmax(a, 0.0);
   if (op == "HardSigmoid") {
-    const double slope = static_cast<double>(node.attr_float("alpha", 0.2F));
+    const double slope = intended_number(node.attr_float("alpha", 0.2F));
     return std::clamp(slope * a + static_cast<double>(node.attr_float("beta", 0.5F)), 0.0, 1.0);
   }
   if (op == "Clip" && node.opset() < 11) {
@@ -79,6 +82,13 @@ std::optional<double> evaluate(const Node& node, const std::vector<double>& in) 
                       static_cast<double>(node.attr_float("max", INFINITY)));
   }
   return {};
+}
+
+// A constant of a formula.
+std::optional<double> number_of(const Value* value) {
+  const auto number = scalar_constant(value);
+  if (!number || value->constant()->dtype() != DType::kFloat32) return number;
+  return intended_number(static_cast<float>(*number));
 }
 
 // Value of the chain's output when `source` is x.
@@ -89,7 +99,7 @@ std::optional<double> evaluate_chain(const std::vector<Node*>& ordered, const Va
     std::vector<double> in;
     for (const Value* input : node->inputs()) {
       const auto found = known.find(input);
-      const auto number = found != known.end() ? std::optional<double>(found->second) : scalar_constant(input);
+      const auto number = found != known.end() ? std::optional<double>(found->second) : number_of(input);
       if (!number) return {};
       in.push_back(*number);
     }
@@ -100,7 +110,12 @@ std::optional<double> evaluate_chain(const std::vector<Node*>& ordered, const Va
   return last;
 }
 
-std::optional<Kind> recognise(const std::vector<Node*>& ordered, const Value* source) {
+struct Recognised {
+  Kind kind;
+  double error;
+};
+
+std::optional<Recognised> recognise(const std::vector<Node*>& ordered, const Value* source) {
   std::array<double, kPoints.size()> values{};
   for (std::size_t i = 0; i < kPoints.size(); ++i) {
     const auto value = evaluate_chain(ordered, source, kPoints[i]);
@@ -108,14 +123,15 @@ std::optional<Kind> recognise(const std::vector<Node*>& ordered, const Value* so
     values[i] = *value;
   }
   for (const Kind kind : {Kind::kGelu, Kind::kGeluTanh, Kind::kQuickGelu, Kind::kSilu, Kind::kMish, Kind::kHardSwish,
-                          Kind::kSquaredRelu}) {
-    bool same = true;
+                          Kind::kSquaredRelu, Kind::kSoftplus}) {
+    double error = 0;
     // Constants of the chain were rounded to float32; exact and tanh GELU differ by up to 5e-4, so 2e-6 tells them
     // apart.
-    for (std::size_t i = 0; i < kPoints.size() && same; ++i) {
-      same = std::fabs(values[i] - reference(kind, kPoints[i])) <= 2e-6 * (1 + std::fabs(values[i]));
+    for (std::size_t i = 0; i < kPoints.size(); ++i) {
+      const double apart = std::fabs(values[i] - reference(kind, kPoints[i])) / (1 + std::fabs(values[i]));
+      error = std::isnan(apart) ? INFINITY : std::max(error, apart);
     }
-    if (same) return kind;
+    if (error <= 2e-6) return Recognised{kind, error};
   }
   return {};
 }
@@ -124,8 +140,10 @@ std::optional<Kind> recognise(const std::vector<Node*>& ordered, const Value* so
 
 std::optional<Kind> operator_kind(const Node& node) {
   static const std::map<std::string, Kind, std::less<>> kStandard = {
-      {"Relu", Kind::kRelu},           {"Sigmoid", Kind::kSigmoid}, {"Tanh", Kind::kTanh},          {"Elu", Kind::kElu},
-      {"LeakyRelu", Kind::kLeakyRelu}, {"Mish", Kind::kMish},       {"HardSwish", Kind::kHardSwish}};
+      {"Relu", Kind::kRelu},           {"Sigmoid", Kind::kSigmoid},
+      {"Tanh", Kind::kTanh},           {"Elu", Kind::kElu},
+      {"LeakyRelu", Kind::kLeakyRelu}, {"Mish", Kind::kMish},
+      {"HardSwish", Kind::kHardSwish}, {"Softplus", Kind::kSoftplus}};
   if (node.domain() == "com.microsoft") {
     if (node.op_type() == "Gelu") return Kind::kGelu;
     if (node.op_type() == "FastGelu" && node.input(1) == nullptr) return Kind::kGeluTanh;
@@ -197,16 +215,17 @@ class Chain {
 };
 
 std::optional<ActivationMatch> chain_making(Node& last) {
-  if (!last.is("Mul") && !last.is("Div") && !last.is("Pow")) return {};
+  if (!last.is("Mul") && !last.is("Div") && !last.is("Pow") && !last.is("Log")) return {};
   Chain chain(last);
   while (chain.grow()) {
     const Value* source = chain.source();
     if (source == nullptr || !chain.closed()) continue;
     const std::vector<Node*> ordered = chain.ordered();
-    const auto kind = recognise(ordered, source);
-    if (!kind) continue;
+    const auto recognised = recognise(ordered, source);
+    if (!recognised) continue;
     ActivationMatch activation;
-    activation.kind = *kind;
+    activation.kind = recognised->kind;
+    activation.error = recognised->error;
     activation.input = const_cast<Value*>(source);
     activation.output = last.output();
     activation.nodes = ordered;
@@ -218,9 +237,9 @@ std::optional<ActivationMatch> chain_making(Node& last) {
 }  // namespace
 
 std::string_view name(ActivationMatch::Kind kind) {
-  constexpr std::array<std::string_view, 12> kNames = {"ReLU", "GELU", "GELU (tanh)", "quick GELU",
-                                                       "SiLU", "Mish", "HardSwish",   "sigmoid",
-                                                       "tanh", "ELU",  "leaky ReLU",  "squared ReLU"};
+  constexpr std::array<std::string_view, 13> kNames = {
+      "ReLU",    "GELU", "GELU (tanh)", "quick GELU", "SiLU",         "Mish",    "HardSwish",
+      "sigmoid", "tanh", "ELU",         "leaky ReLU", "squared ReLU", "softplus"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

@@ -2,7 +2,7 @@
 //
 // Chains recognised: exact GELU x * 0.5 * (1 + Erf(x / sqrt 2)) in every factor order, tanh GELU
 // 0.5 x (1 + Tanh(sqrt(2/pi) (x + 0.044715 x^3))), quick GELU x * Sigmoid(1.702 x), SiLU x * Sigmoid(x), Mish,
-// HardSwish.
+// HardSwish, Softplus Log(1 + Exp(x)).
 #pragma once
 
 #include <optional>
@@ -25,13 +25,17 @@ struct ActivationMatch {
     kTanh,
     kElu,
     kLeakyRelu,
-    kSquaredRelu
+    kSquaredRelu,
+    kSoftplus
   };
 
   Kind kind = Kind::kRelu;
   Value* input = nullptr;
   Value* output = nullptr;
-  bool fused = false;        // one operator
+  bool fused = false;  // one operator
+  // How far a chain's constants are from the formula's, as the largest difference of the result relative to 1 + |y|;
+  // float32 constants are read as the numbers they were rounded from (ir/intended_number.h). 1.702 is a float32.
+  double error = 0;
   std::vector<Node*> nodes;  // in topological order
 };
 

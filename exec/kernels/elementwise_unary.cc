@@ -6,6 +6,7 @@
 #include "exec/broadcast.h"
 #include "exec/dispatch.h"
 #include "exec/kernels/kernels.h"
+#include "ir/intended_number.h"
 
 namespace onnxfold {
 namespace {
@@ -146,7 +147,8 @@ Status selu(KernelContext& ctx) {
 }
 
 Status hard_sigmoid(KernelContext& ctx) {
-  const float alpha = ctx.attr("alpha", 0.2F), beta = ctx.attr("beta", 0.5F);
+  // HardSwish is x * HardSigmoid(x) with alpha 1/6, which the attribute can only hold rounded.
+  const double alpha = intended_number(ctx.attr("alpha", 0.2F)), beta = static_cast<double>(ctx.attr("beta", 0.5F));
   return map_floats(
       ctx, [=]<typename T>(T x) { return std::clamp(static_cast<T>(alpha) * x + static_cast<T>(beta), T(0), T(1)); });
 }

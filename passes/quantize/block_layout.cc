@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "exec/parallel.h"
 #include "passes/quantize/packing.h"
 
 namespace onnxfold {
@@ -57,14 +58,15 @@ Result<BlockCodes> read_codes(const StoredBlocks& from) {
   const bool across = from.layout == BlockLayout::kStandardAcross;
   const std::uint8_t flip = sign_flip(from);
   out.codes.resize(static_cast<std::size_t>(from.rows * stride));
-#pragma omp parallel for if (from.rows > 256)
-  for (std::int64_t row = 0; row < from.rows; ++row) {
-    std::uint8_t* to = out.codes.data() + row * stride;
-    for (std::int64_t col = 0; col < from.cols; ++col) {
-      to[col] = flat[static_cast<std::size_t>(across ? col * from.rows + row : row * from.cols + col)] ^ flip;
+  parallel_for(from.rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      std::uint8_t* to = out.codes.data() + row * stride;
+      for (std::int64_t col = 0; col < from.cols; ++col) {
+        to[col] = flat[static_cast<std::size_t>(across ? col * from.rows + row : row * from.cols + col)] ^ flip;
+      }
+      if (from.standard()) pad_row(to, from);
     }
-    if (from.standard()) pad_row(to, from);
-  }
+  });
   return out;
 }
 

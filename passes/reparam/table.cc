@@ -4,14 +4,31 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
+std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
+std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
+std::unique_ptr<Pass> make_fuse_activation(const PassOptions&);
+std::unique_ptr<Pass> make_fuse_norm(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
+std::unique_ptr<Pass> make_merge_linear_chain(const PassOptions&);
+std::unique_ptr<Pass> make_merge_linear_sum(const PassOptions&);
 
 namespace {
 
 using enum Exactness;
 using enum OptionType;
+
+constexpr OptionSpec kFoldNormAffineOptions[] = {
+    {"max-extra-nodes", kInt, "0", "Nodes that biases for readers without one may add, for each norm", "0.."},
+    {"max-growth", kInt, "65536", "Bytes that copies of shared weights may add, for each norm", "0.."},
+    {"chains", kBool, "false",
+     "Also norms that are no single operator (ONNX Runtime fuses those only with their gain)"},
+};
+
+constexpr OptionSpec kMergeLinearOptions[] = {
+    {"max-growth", kInt, "65536", "Bytes that copies of shared weights may add, for each merge", "0.."},
+};
 
 constexpr OptionSpec kMergeConvOptions[] = {
     {"max-extra-work", kInt, "16", "Multiply-adds per output element that a merge may add for each addition it saves",
@@ -25,6 +42,23 @@ constexpr PassInfo kPasses[] = {
      "Folds BatchNormalization and its like into the Conv, ConvTranspose or Gemm after it",
      {},
      make_fold_input_affine},
+    {"fold-lora", "reparam", kRounding, "Folds low-rank adapters (LoRA branches) into the Linear beside them",
+     kMergeLinearOptions, make_fold_lora},
+    {"fold-norm-affine", "reparam", kRounding,
+     "Folds gain and bias of LayerNorm and RMSNorm into the Linears that read it", kFoldNormAffineOptions,
+     make_fold_norm_affine},
+    {"fuse-activation",
+     "reparam",
+     kRounding,
+     "Makes one operator of the chains that spell GELU, SiLU, HardSwish, Mish or Softplus",
+     {},
+     make_fuse_activation},
+    {"fuse-norm",
+     "reparam",
+     kRounding,
+     "Makes one operator of the chains that spell LayerNorm, RMSNorm or GroupNorm",
+     {},
+     make_fuse_norm},
     {"merge-conv-branches", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvOptions,
      make_merge_conv_branches},
@@ -37,6 +71,10 @@ constexpr PassInfo kPasses[] = {
     {"merge-conv-concat", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of those whose results are concatenated", kMergeConvOptions,
      make_merge_conv_concat},
+    {"merge-linear-chain", "reparam", kRounding, "Makes one Linear of two in a row where that saves work",
+     kMergeLinearOptions, make_merge_linear_chain},
+    {"merge-linear-sum", "reparam", kRounding, "Makes one Linear of those of one value whose results are added",
+     kMergeLinearOptions, make_merge_linear_sum},
 };
 
 }  // namespace

@@ -3,9 +3,11 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_fold_idle_channels(const PassOptions&);
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
 std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
+std::unique_ptr<Pass> make_fold_value_bias(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_activation(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_norm(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
@@ -13,6 +15,8 @@ std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
 std::unique_ptr<Pass> make_merge_linear_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_linear_sum(const PassOptions&);
+std::unique_ptr<Pass> make_merge_parallel_linears(const PassOptions&);
+std::unique_ptr<Pass> make_remove_key_bias(const PassOptions&);
 
 namespace {
 
@@ -36,6 +40,12 @@ constexpr OptionSpec kMergeConvOptions[] = {
 };
 
 constexpr PassInfo kPasses[] = {
+    {"fold-idle-channels",
+     "reparam",
+     kRounding,
+     "Makes one dense term of feed-forward channels that skip the activation (RePaViT)",
+     {},
+     make_fold_idle_channels},
     {"fold-input-affine",
      "reparam",
      kRounding,
@@ -47,6 +57,12 @@ constexpr PassInfo kPasses[] = {
     {"fold-norm-affine", "reparam", kRounding,
      "Folds gain and bias of LayerNorm and RMSNorm into the Linears that read it", kFoldNormAffineOptions,
      make_fold_norm_affine},
+    {"fold-value-bias",
+     "reparam",
+     kRounding,
+     "Moves the value bias of attention into the bias of its output Linear",
+     {},
+     make_fold_value_bias},
     {"fuse-activation",
      "reparam",
      kRounding,
@@ -75,6 +91,14 @@ constexpr PassInfo kPasses[] = {
      kMergeLinearOptions, make_merge_linear_chain},
     {"merge-linear-sum", "reparam", kRounding, "Makes one Linear of those of one value whose results are added",
      kMergeLinearOptions, make_merge_linear_sum},
+    {"merge-parallel-linears", "reparam", kRounding, "Makes one Linear and a Split of several Linears of one value",
+     kMergeLinearOptions, make_merge_parallel_linears},
+    {"remove-key-bias",
+     "reparam",
+     kRounding,
+     "Removes the key bias of attention, which Softmax does not see",
+     {},
+     make_remove_key_bias},
 };
 
 }  // namespace

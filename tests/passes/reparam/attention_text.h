@@ -1,0 +1,30 @@
+// One attention in ONNX text, piece by piece: width 8, 4 heads of 2, every projection with a bias.
+#pragma once
+
+#include <string>
+
+namespace onnxfold::test {
+
+struct AttentionText {
+  std::string q = "q0 = MatMul(x, wq) q1 = Add(q0, bq) q2 = Reshape(q1, heads) q = Transpose<perm = [0, 2, 1, 3]>(q2) ";
+  std::string k = "k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, heads) k = Transpose<perm = [0, 2, 3, 1]>(k2) ";
+  std::string v = "v0 = MatMul(x, wv) v1 = Add(bv, v0) v2 = Reshape(v1, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2) ";
+  std::string scores = "s0 = MatMul(q, k) s = Div(s0, two) ";
+  std::string mask;  // makes m of s
+  std::string probabilities = "p = Softmax<axis = -1>(s) ";
+  std::string context = "c = MatMul(p, v) c1 = Transpose<perm = [0, 2, 1, 3]>(c) c2 = Reshape(c1, joined) ";
+  std::string out = "o = MatMul(c2, wo) y = Add(o, bo) ";
+  std::string inputs = "double[B, S, 8] x";
+  std::string outputs = "double[B1, S1, F1] y";
+  std::string initializers;  // ", type name = value"
+
+  std::string text() const {
+    return "<ir_version: 8, opset_import: [\"\": 17, \"com.microsoft\": 1]> g (" + inputs + ") => (" + outputs +
+           ") <double[8, 8] wq = {}, double[8, 8] wk = {}, double[8, 8] wv = {}, double[8, 8] wo = {}, double[8] bq = "
+           "{}, double[8] bk = {}, double[8] bv = {}, double[8] bo = {}, double two = {2}, int64[4] heads = {0, -1, 4, "
+           "2}, int64[3] joined = {0, -1, 8}" +
+           initializers + "> { " + q + k + v + scores + mask + probabilities + context + out + " }";
+  }
+};
+
+}  // namespace onnxfold::test

@@ -1,13 +1,13 @@
 #include "passes/quantize/blockwise.h"
 
-#include <omp.h>
-
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <mutex>
 #include <set>
 
+#include "exec/parallel.h"
 #include "ir/mapped_file.h"
 #include "ir/numeric.h"
 #include "passes/quantize/block_kernels.h"
@@ -15,8 +15,7 @@
 namespace onnxfold {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 8 << 20;        // of the weight, between two releases of its pages
-constexpr std::int64_t kParallelElements = 1 << 14;  // fewer are not worth waking threads
+constexpr std::int64_t kChunkBytes = 8 << 20;  // of the weight, between two releases of its pages
 constexpr float kMostHalf = 65504;
 
 std::int64_t element_bytes(DType dtype) { return bit_width(dtype) / 8; }
@@ -213,22 +212,20 @@ bool Engine::slab(const std::byte* data, DType dtype, std::int64_t row, std::int
   const std::int64_t bytes = std::max<std::int64_t>(unit * element_bytes(dtype), 1);
   const std::int64_t step = std::clamp<std::int64_t>(kChunkBytes / bytes, 1, units);
   const std::int64_t from = row * shape_.cols, size = rows * shape_.cols;
-  bool finite = true;
+  std::atomic<bool> finite = true;
   for (std::int64_t begin = 0; begin < units && finite; begin += step) {
     const std::int64_t end = std::min(units, begin + step);
     const std::int64_t first_tile = spread ? 0 : begin, last_tile = spread ? tiles : end;
     const std::int64_t first = spread ? begin * group_ : 0;
     const std::int64_t last = spread ? std::min(out_.blocks, end * group_) : out_.blocks;
-#pragma omp parallel reduction(&& : finite) if (last_tile - first_tile > 1 && end * unit > kParallelElements)
-    {
+    parallel_for(last_tile - first_tile, 1, [&](std::int64_t tile_begin, std::int64_t tile_end) {
       std::vector<float> values;
       std::vector<std::uint8_t> codes;
-#pragma omp for schedule(dynamic, 1)
-      for (std::int64_t t = first_tile; t < last_tile; ++t) {
+      for (std::int64_t t = first_tile + tile_begin; t < first_tile + tile_end; ++t) {
         const std::int64_t count = std::min(kLanes, rows - t * kLanes);
-        finite = tile(data, dtype, row + t * kLanes, count, first, last, values, codes) && finite;
+        if (!tile(data, dtype, row + t * kLanes, count, first, last, values, codes)) finite = false;
       }
-    }
+    });
     done(from + begin * unit, std::min(size, end * unit) - begin * unit);
   }
   return finite;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "exec/parallel.h"
 #include "ir/numeric.h"
 
 namespace onnxfold {
@@ -27,6 +28,8 @@ class BitWriter {
   std::size_t bit_ = 0;
 };
 
+constexpr std::int64_t kRowGrain = 64;
+
 std::size_t bytes_for(std::int64_t count, int bits) { return static_cast<std::size_t>((count * bits + 7) / 8); }
 
 }  // namespace
@@ -35,19 +38,20 @@ Buffer pack_rows(const BlockCodes& codes, int bits, std::int64_t cols) {
   const std::int64_t stride = codes.blocks * codes.block, held = std::min(stride, cols);
   const std::size_t row_bytes = bytes_for(cols, bits);
   Buffer out(static_cast<std::size_t>(codes.rows) * row_bytes);
-#pragma omp parallel for if (codes.rows > 256)
-  for (std::int64_t row = 0; row < codes.rows; ++row) {
-    const std::uint8_t* from = codes.codes.data() + row * stride;
-    std::byte* to = out.data() + static_cast<std::size_t>(row) * row_bytes;
-    if (bits == 8) {
-      std::memcpy(to, from, static_cast<std::size_t>(held));
-    } else if (bits == 4) {
-      for (std::int64_t i = 0; i + 1 < held; i += 2) to[i / 2] = static_cast<std::byte>(from[i] | (from[i + 1] << 4));
-      if (held % 2 != 0) to[held / 2] = static_cast<std::byte>(from[held - 1]);
-    } else {
-      for (std::int64_t i = 0; i < held; ++i) to[i * bits / 8] |= static_cast<std::byte>(from[i] << (i * bits % 8));
+  parallel_for(codes.rows, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::uint8_t* from = codes.codes.data() + row * stride;
+      std::byte* to = out.data() + static_cast<std::size_t>(row) * row_bytes;
+      if (bits == 8) {
+        std::memcpy(to, from, static_cast<std::size_t>(held));
+      } else if (bits == 4) {
+        for (std::int64_t i = 0; i + 1 < held; i += 2) to[i / 2] = static_cast<std::byte>(from[i] | (from[i + 1] << 4));
+        if (held % 2 != 0) to[held / 2] = static_cast<std::byte>(from[held - 1]);
+      } else {
+        for (std::int64_t i = 0; i < held; ++i) to[i * bits / 8] |= static_cast<std::byte>(from[i] << (i * bits % 8));
+      }
     }
-  }
+  });
   return out;
 }
 

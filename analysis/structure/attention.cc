@@ -23,22 +23,6 @@ void add_nodes(std::vector<Node*>& to, const std::vector<Node*>& nodes) {
   to.insert(to.end(), nodes.begin(), nodes.end());
 }
 
-// The context has q's positions and heads, and v's width.
-HeadLayout context_layout(const HeadLayout& q, std::int64_t width) {
-  HeadLayout layout = q;
-  layout.offset = 0;
-  layout.axes.back() = {{width, true, 1}};
-  std::int64_t stride = width;
-  for (std::size_t i = layout.axes.size() - 1; i-- > 0;) {
-    for (auto factor = layout.axes[i].rbegin(); factor != layout.axes[i].rend(); ++factor) {
-      if (!factor->channel) continue;
-      factor->stride = stride;
-      stride *= factor->size;
-    }
-  }
-  return layout;
-}
-
 // All columns in order on the last axis.
 bool in_order(const HeadLayout& layout, std::int64_t columns) {
   std::int64_t stride = 1;

@@ -350,6 +350,21 @@ std::optional<HeadLayout> layout_after(const HeadLayout& layout, const Node& nod
   return layout;
 }
 
+HeadLayout context_layout(const HeadLayout& q, std::int64_t width) {
+  HeadLayout layout = q;
+  layout.offset = 0;
+  layout.axes.back() = {{width, true, 1}};
+  std::int64_t stride = width;
+  for (std::size_t i = layout.axes.size() - 1; i-- > 0;) {
+    for (auto factor = layout.axes[i].rbegin(); factor != layout.axes[i].rend(); ++factor) {
+      if (!factor->channel) continue;
+      factor->stride = stride;
+      stride *= factor->size;
+    }
+  }
+  return layout;
+}
+
 ShapeArithmetic::Extents channel_extents(const HeadLayout& layout) {
   ShapeArithmetic::Extents extents;
   for (const Factors& axis : layout.axes) {

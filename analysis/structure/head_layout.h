@@ -37,6 +37,9 @@ bool moves_elements(const Node& node);
 std::optional<HeadLayout> layout_after(const HeadLayout& layout, const Node& node, const Value& output,
                                        ShapeArithmetic& numbers);
 
+// Of the product of probabilities and v: q's positions and heads, and v's width; its columns are counted head by head.
+HeadLayout context_layout(const HeadLayout& q, std::int64_t width);
+
 // Sizes of the axes that hold channels.
 ShapeArithmetic::Extents channel_extents(const HeadLayout& layout);
 

@@ -17,6 +17,8 @@ std::unique_ptr<Pass> make_merge_linear_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_linear_sum(const PassOptions&);
 std::unique_ptr<Pass> make_merge_parallel_linears(const PassOptions&);
 std::unique_ptr<Pass> make_remove_key_bias(const PassOptions&);
+std::unique_ptr<Pass> make_merge_parallel_attention(const PassOptions&);
+std::unique_ptr<Pass> make_merge_parallel_ffn(const PassOptions&);
 
 namespace {
 
@@ -99,6 +101,18 @@ constexpr PassInfo kPasses[] = {
      "Removes the key bias of attention, which Softmax does not see",
      {},
      make_remove_key_bias},
+    {"merge-parallel-attention",
+     "reparam",
+     kRounding,
+     "Makes one attention with all heads of parallel ones",
+     {},
+     make_merge_parallel_attention},
+    {"merge-parallel-ffn",
+     "reparam",
+     kRounding,
+     "Makes one wide feed-forward layer of parallel ones, one Linear of those joined before the nonlinearity",
+     {},
+     make_merge_parallel_ffn},
 };
 
 }  // namespace

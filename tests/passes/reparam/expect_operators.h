@@ -18,15 +18,22 @@ inline std::string operators_of(const Graph& graph) {
   return text;
 }
 
+inline std::string reasons(const std::vector<Remark>& remarks) {
+  std::string text;
+  for (const Remark& remark : remarks) text += remark.node + ": " + remark.reason + "\n";
+  return text;
+}
+
 // Runs `pass` on `text`, whose floats are doubles, and expects `operators` in order. A second run changes nothing.
 inline std::unique_ptr<Model> expect_operators(const std::string& pass, const std::string& text,
                                                const std::string& operators, const OptionMap& options = {}) {
   const auto original = model_from_text(text);
   auto rewritten = original->clone();
-  const Result<bool> changed = run_pass(pass, *rewritten, options);
+  std::vector<Remark> remarks;
+  const Result<bool> changed = run_pass(pass, *rewritten, options, &remarks);
   EXPECT_TRUE(changed.has_value());
   if (!changed) return rewritten;
-  EXPECT_TRUE(*changed) << pass << " did not apply to\n" << text;
+  EXPECT_TRUE(*changed) << pass << " did not apply to\n" << text << "\n" << reasons(remarks);
   EXPECT_EQ(operators_of(rewritten->graph()), operators);
   for (const std::uint64_t seed : {0, 1, 2}) {
     EXPECT_EQ(difference(*original, *rewritten, Precision::kFloat64, 1e-12, seed), "") << pass << " on\n" << text;

@@ -1,0 +1,70 @@
+#include "analysis/structure/head_path.h"
+
+#include <algorithm>
+
+#include "analysis/structure/projection.h"
+#include "analysis/structure/region.h"
+
+namespace onnxfold {
+namespace {
+
+constexpr int kMaxSteps = 24;
+
+}  // namespace
+
+HeadPaths::HeadPaths(const Graph& graph) : context_(std::make_unique<StructureContext>(graph)) {}
+HeadPaths::~HeadPaths() = default;
+
+ShapeArithmetic& HeadPaths::numbers() { return context_->numbers; }
+
+std::optional<HeadPath> HeadPaths::to_product(const Projection& projection) {
+  const ProjectionPath traced = trace_projection(projection.operand, *context_);
+  const Projection& found = traced.projection;
+  if (!found.linear || !operand_layout(traced, *context_)) return {};
+  HeadPath path;
+  path.first = HeadLayout::of(*found.source, found.linear->out);
+  std::vector<Node*> inner = found.nodes;
+  for (const ProjectionStep& step : traced.steps) std::erase(inner, step.node);
+  for (const ProjectionStep& step : traced.steps) {
+    HeadStep next{step.node, step.output, !step.passes, {}, path.last(), {}};
+    const auto after =
+        step.passes ? std::optional(next.before) : layout_after(next.before, *step.node, *step.output, numbers());
+    if (!after) return {};
+    next.after = *after;
+    path.steps.push_back(std::move(next));
+  }
+  // Inner nodes belong to the first step after them.
+  for (HeadStep& step : path.steps) {
+    for (Node* node : inner) {
+      if (node->graph()->before(*node, *step.node)) step.inner.push_back(node);
+    }
+    for (const Node* node : step.inner) std::erase(inner, node);
+  }
+  return path;
+}
+
+std::optional<HeadPath> HeadPaths::to_output(const Attention& attention) {
+  if (!attention.out || attention.fused != nullptr) return {};
+  const ProjectionPath traced = trace_projection(attention.q.operand, *context_);
+  const auto q = operand_layout(traced, *context_);
+  if (!q) return {};
+  HeadPath path;
+  path.first = context_layout(*q, attention.v.width);
+  Value* at = attention.context;
+  for (int i = 0; i < kMaxSteps && at != attention.out->input; ++i) {
+    context_->numbers.refine(at, channel_extents(path.last()));
+    Node* node = data_reader(at);
+    if (node == nullptr || node->output() == nullptr) return {};
+    HeadStep next{node, node->output(), moves_elements(*node), {}, path.last(), {}};
+    const auto after =
+        next.moves ? layout_after(next.before, *node, *next.output, numbers()) : std::optional(next.before);
+    if (!after) return {};
+    next.after = *after;
+    at = next.output;
+    path.steps.push_back(std::move(next));
+  }
+  if (at != attention.out->input) return {};
+  return path;
+}
+
+}  // namespace onnxfold

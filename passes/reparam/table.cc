@@ -16,6 +16,7 @@ std::unique_ptr<Pass> make_merge_conv_concat(const PassOptions&);
 std::unique_ptr<Pass> make_merge_linear_chain(const PassOptions&);
 std::unique_ptr<Pass> make_merge_linear_sum(const PassOptions&);
 std::unique_ptr<Pass> make_merge_parallel_linears(const PassOptions&);
+std::unique_ptr<Pass> make_parallelize(const PassOptions&);
 std::unique_ptr<Pass> make_remove_key_bias(const PassOptions&);
 std::unique_ptr<Pass> make_merge_parallel_attention(const PassOptions&);
 std::unique_ptr<Pass> make_merge_parallel_ffn(const PassOptions&);
@@ -39,6 +40,17 @@ constexpr OptionSpec kMergeLinearOptions[] = {
 constexpr OptionSpec kMergeConvOptions[] = {
     {"max-extra-work", kInt, "16", "Multiply-adds per output element that a merge may add for each addition it saves",
      "0.."},
+};
+
+constexpr OptionSpec kParallelizeOptions[] = {
+    {"pairs", kInt, "0", "Pairs of blocks to make parallel; 0: as many as max-error allows", "0.."},
+    {"max-error", kFloat, "0.1", "Largest relative L2 error of the outputs with all pairs, where pairs is 0", "0.."},
+    {"which", kPatterns, "", "These pairs, by the index of the first block as inspect prints it (0;4;6)"},
+    {"mode", kChoice, "staged",
+     "staged: attention beside attention, then feed-forward beside feed-forward; full: all beside each other",
+     "staged|full"},
+    {"samples", kInt, "256", "Samples of the calibration data to measure with (0: all)", "0.."},
+    {"rescore", kBool, "true", "Measure what is left anew after each choice; false: rank by each pair alone"},
 };
 
 constexpr PassInfo kPasses[] = {
@@ -113,6 +125,9 @@ constexpr PassInfo kPasses[] = {
      "Makes one wide feed-forward layer of parallel ones, one Linear of those joined before the nonlinearity",
      {},
      make_merge_parallel_ffn},
+    {"parallelize", "reparam", kLossy,
+     "Makes pairs of consecutive residual blocks parallel, chosen by measured error (then merge-parallel-...)",
+     kParallelizeOptions, make_parallelize},
 };
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Verb {
 
 constexpr std::array kVerbs = {
     Verb{"compress", "run a recipe or passes over a model, check the result, write it", run_compress},
+    Verb{"merge", "merge models of one architecture, score parents, controls and result", run_merge},
     Verb{"verify", "compare two models on data", run_verify},
     Verb{"run", "run a model with the reference executor", run_run},
     Verb{"inspect", "show what is in a model", run_inspect},

@@ -7,6 +7,7 @@
 namespace onnxfold::cli {
 
 Result<int> run_compress(const Words& words);
+Result<int> run_merge(const Words& words);
 Result<int> run_verify(const Words& words);
 Result<int> run_run(const Words& words);
 Result<int> run_inspect(const Words& words);

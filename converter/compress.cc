@@ -8,7 +8,7 @@
 
 #include "converter/bisect.h"
 #include "converter/in_double.h"
-#include "converter/version.h"
+#include "converter/model_files.h"
 
 namespace onnxfold {
 namespace {
@@ -17,70 +17,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// Refusing now is kinder than after minutes of work.
-Status check_target(const CompressOptions& options) {
-  std::error_code error;
-  const fs::path target(options.target);
-  const fs::file_status status = fs::status(target, error);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    return fail(Code::kIo, fmt::format("cannot write '{}': it is not a regular file", options.target));
-  }
-  if (fs::exists(status) && !options.save.overwrite && !options.dry_run) {
-    return fail(Code::kInvalidArgument, fmt::format("'{}' exists; --force overwrites it", options.target));
-  }
-  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
-  if (!fs::is_directory(folder, error)) {
-    return fail(Code::kIo, fmt::format("cannot write '{}': '{}' is not a folder", options.target, folder.string()));
-  }
-  return {};
-}
-
-struct Loaded {
-  std::unique_ptr<Model> model;
-  ModelFacts facts;
-};
-
-Result<Loaded> load(const std::string& path) {
-  Loaded loaded;
-  LoadStats stats;
-  OF_ASSIGN(loaded.model, load_model(path, &stats));
-  std::vector<std::string> files = {path};
-  files.insert(files.end(), stats.external_files.begin(), stats.external_files.end());
-  OF_ASSIGN(loaded.facts.xxh128, hash_files(files));
-  loaded.facts.path = path;
-  loaded.facts.bytes = stats.file_bytes + stats.external_bytes;
-  loaded.facts.external_bytes = stats.external_bytes;
-  loaded.facts.dead_bytes = stats.dead_bytes;
-  loaded.facts.nodes = node_count(*loaded.model);
-  loaded.facts.weight_bytes = weight_bytes(*loaded.model);
-  return loaded;
-}
-
-void set_metadata(Metadata& metadata, const std::string& key, std::string value) {
-  const auto found =
-      std::find_if(metadata.begin(), metadata.end(), [&](const auto& entry) { return entry.first == key; });
-  if (found != metadata.end()) {
-    found->second = std::move(value);
-  } else {
-    metadata.emplace_back(key, std::move(value));
-  }
-}
-
-// No time stamps, no paths: the same input and recipe give the same bytes.
-void stamp(Model& model, const Recipe& recipe, const std::string& source_hash) {
-  set_metadata(model.metadata, "onnxfold.version", std::string(version()));
-  set_metadata(model.metadata, "onnxfold.recipe", to_line(recipe));
-  set_metadata(model.metadata, "onnxfold.source_xxh128", source_hash);
-}
-
-Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
-                             std::int64_t max_samples) {
-  if (data.empty()) return generate_dataset(model, seed);
-  DatasetOptions options;
-  options.max_samples = max_samples;
-  return load_dataset(model, data, options);
-}
 
 // Algebra that holds on some batches holds on all: the double twin runs twice as slowly.
 Dataset first_batches(const Dataset& data) {
@@ -91,23 +27,18 @@ Dataset first_batches(const Dataset& data) {
   return few;
 }
 
-std::string failed_name(const std::string& target) {
-  const fs::path path(target);
-  return (path.parent_path() / (path.stem().string() + ".failed" + path.extension().string())).string();
-}
-
 class Job {
  public:
   explicit Job(const CompressOptions& options) : options_(options) {}
 
   Result<Report> run() {
-    OF_TRY(check_target(options_));
+    OF_TRY(check_target(options_.target, options_.save.overwrite || options_.dry_run));
     report_.verb = "compress";
     report_.recipe_name = options_.recipe.name;
     report_.recipe = to_yaml(options_.recipe);
     report_.seed = options_.seed;
     progress("reading", -1);
-    OF_ASSIGN(Loaded loaded, load(options_.source));
+    OF_ASSIGN(LoadedModel loaded, load_with_facts(options_.source));
     before_ = std::move(loaded.model);
     report_.source = std::move(loaded.facts);
     OF_TRY(check_placement_of_data());
@@ -162,7 +93,7 @@ class Job {
     };
     OF_ASSIGN(report_.pipeline, run_pipeline(*after_, options_.recipe, pipeline));
     report_.coverage = coverage_of(report_.pipeline);
-    stamp(*after_, options_.recipe, report_.source.xxh128);
+    stamp(*after_, to_line(options_.recipe), report_.source.xxh128);
     return {};
   }
 
@@ -250,17 +181,7 @@ class Job {
       progress("writing", total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total));
     };
     save_options.described = described_values(*before_);
-    OF_ASSIGN(const SaveStats stats, save_model(*after_, path, save_options));
-    report_.target.bytes = stats.file_bytes + stats.external_bytes;
-    report_.target.external_bytes = stats.external_bytes;
-    std::vector<std::string> files = {path};
-    if (stats.external_bytes > 0) {
-      const fs::path folder = fs::path(path).parent_path();
-      const std::string name = save_options.external_name.empty() ? fs::path(path).filename().string() + ".data"
-                                                                  : save_options.external_name;
-      files.push_back((folder / name).string());
-    }
-    OF_ASSIGN(report_.target.xxh128, hash_files(files));
+    OF_TRY(save_with_facts(*after_, path, save_options, report_.target));
     report_.written = path == options_.target;
     return {};
   }
@@ -281,8 +202,8 @@ Result<Report> verify_files(const VerifyOptions& options) {
   Report report;
   report.verb = "verify";
   report.seed = options.seed;
-  OF_ASSIGN(Loaded before, load(options.before));
-  OF_ASSIGN(Loaded after, load(options.after));
+  OF_ASSIGN(LoadedModel before, load_with_facts(options.before));
+  OF_ASSIGN(LoadedModel after, load_with_facts(options.after));
   report.source = std::move(before.facts);
   report.target = std::move(after.facts);
   OF_ASSIGN(const Dataset data, make_dataset(*before.model, options.data, options.seed, options.max_samples));

@@ -33,8 +33,31 @@ struct ModelFacts {
   std::string xxh128;  // of the files' bytes; empty when there is no file
 };
 
+// One model beside the ensemble of the parents.
+struct MergeRow {
+  std::string model;
+  double kl = 0;               // to the ensemble, nats
+  double rel_l2 = 0;           // to the mean of the parents' outputs
+  std::optional<double> task;  // accuracy or loss
+};
+struct MergeLayerRow {
+  std::string name, kind;
+  double before = 0, after = 0, cost = 0;  // similarity of neurons before and after alignment; transport cost
+};
+struct MergeFacts {
+  std::vector<ModelFacts> parents;  // all of them; the last is the anchor
+  std::string method;
+  std::string task;            // what MergeRow::task counts; empty: none
+  std::string scored_on;       // where the data came from
+  std::vector<MergeRow> rows;  // parents, ensemble, controls, merged; empty when nothing was scored
+  std::vector<MergeLayerRow> layers;
+  std::vector<std::string> notes;
+  std::string verdict;  // how the merged model stands beside its parents and controls
+  bool worse = false;   // than a control or the better parent
+};
+
 struct Report {
-  std::string verb;  // "compress" or "verify"
+  std::string verb;  // "compress", "merge" or "verify"
   ModelFacts source, target;
   bool written = false;             // target is on disk
   bool predicted = false;           // --dry-run: target.bytes and peak_memory_bytes are estimates
@@ -46,6 +69,7 @@ struct Report {
   std::optional<Proof> proof;
   std::string not_checked;  // why there is no proof; empty when there is one
   std::string culprit;      // what --bisect found
+  std::optional<MergeFacts> merge;
   double seconds = 0;
   std::int64_t peak_memory_bytes = 0;
   bool passed() const { return !proof || proof->passed; }

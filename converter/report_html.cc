@@ -80,6 +80,23 @@ std::string pass_section(const Report& report) {
   return rows.empty() ? "" : "<h2>Passes</h2>\n" + table({"pass", "", "nodes", "seconds"}, rows);
 }
 
+std::string merge_section(const MergeFacts& merge) {
+  std::vector<Row> rows, layers;
+  for (const MergeRow& row : merge.rows) {
+    rows.push_back({row.model, row.task ? fmt::format("{:.4g}", *row.task) : "", fmt::format("{:.4g}", row.kl)});
+  }
+  for (const MergeLayerRow& layer : merge.layers) {
+    layers.push_back({layer.name, layer.kind, fmt::format("{:.3f}", layer.before), fmt::format("{:.3f}", layer.after)});
+  }
+  std::string text = "<h2>Merge</h2><p>Method " + escape_markup(merge.method) + "</p>\n";
+  if (!rows.empty()) text += table({"model", merge.task, "KL to the ensemble"}, rows);
+  if (!merge.verdict.empty()) {
+    text += fmt::format("<p class=\"{}\">{}</p>\n", merge.worse ? "bad" : "ok", escape_markup(merge.verdict));
+  }
+  if (!layers.empty()) text += table({"layer", "neurons", "similarity before", "after"}, layers);
+  return text;
+}
+
 }  // namespace
 
 std::string report_html(const Report& report) {
@@ -87,6 +104,7 @@ std::string report_html(const Report& report) {
       fmt::format("<h1>{} &rarr; {}</h1>\n", escape_markup(report.source.path), escape_markup(report.target.path));
   body += report.passed() ? "<p class=\"ok\">passed</p>\n" : "<p class=\"bad\">FAILED</p>\n";
   body += size_bars(report);
+  if (report.merge) body += merge_section(*report.merge);
   if (!report.coverage.empty()) body += coverage_section(report);
   body += check_section(report) + pass_section(report);
   body += fmt::format("<p>{:.2f} s, peak memory {}, onnxfold {}</p>\n", report.seconds,

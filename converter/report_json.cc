@@ -118,6 +118,31 @@ Json remarks(const Report& report) {
   return list;
 }
 
+Json merge(const Report& report) {
+  if (!report.merge) return nullptr;
+  const MergeFacts& facts_of_merge = *report.merge;
+  Json parents = Json::array(), rows = Json::array(), layers = Json::array();
+  for (const ModelFacts& parent : facts_of_merge.parents) parents.push_back(facts(parent));
+  for (const MergeRow& row : facts_of_merge.rows) {
+    Json task = nullptr;
+    if (row.task) task = number(*row.task);
+    rows.push_back({{"model", row.model},
+                    {"kl_to_ensemble", number(row.kl)},
+                    {"rel_l2", number(row.rel_l2)},
+                    {"task", std::move(task)}});
+  }
+  for (const MergeLayerRow& layer : facts_of_merge.layers) {
+    layers.push_back({{"name", layer.name},
+                      {"kind", layer.kind},
+                      {"similarity_before", number(layer.before)},
+                      {"similarity_after", number(layer.after)},
+                      {"transport_cost", number(layer.cost)}});
+  }
+  return {{"parents", std::move(parents)},   {"method", facts_of_merge.method}, {"task", facts_of_merge.task},
+          {"data", facts_of_merge.scored_on}, {"models", std::move(rows)},       {"layers", std::move(layers)},
+          {"notes", facts_of_merge.notes},    {"verdict", facts_of_merge.verdict}, {"worse", facts_of_merge.worse}};
+}
+
 }  // namespace
 
 std::string report_json(const Report& report) {
@@ -136,6 +161,7 @@ std::string report_json(const Report& report) {
                      {"remarks", remarks(report)},
                      {"check", check(report)},
                      {"culprit", report.culprit},
+                     {"merge", merge(report)},
                      {"seconds", report.seconds},
                      {"peak_memory_bytes", report.peak_memory_bytes}};
   // Names inside models need not be UTF-8.

@@ -47,6 +47,18 @@ std::string check_tables(const Proof& proof) {
   return text;
 }
 
+std::string merge_table(const MergeFacts& merge) {
+  std::string text = fmt::format("\nMethod {}.\n", merge.method);
+  if (merge.rows.empty()) return text;
+  text += fmt::format("\n| model | {} | KL to the ensemble |\n| --- | --- | --- |\n",
+                      merge.task.empty() ? "task" : merge.task);
+  for (const MergeRow& row : merge.rows) {
+    text += fmt::format("| {} | {} | {:.4g} |\n", cell(row.model), row.task ? fmt::format("{:.4g}", *row.task) : "",
+                        row.kl);
+  }
+  return text + fmt::format("\n{}{}\n", merge.worse ? "**Warning**: " : "", merge.verdict);
+}
+
 }  // namespace
 
 std::string report_markdown(const Report& report) {
@@ -55,6 +67,7 @@ std::string report_markdown(const Report& report) {
   text += "\n| | before | after |\n| --- | --- | --- |\n";
   text += fmt::format("| size | {} | {} |\n", bytes_text(report.source.bytes), bytes_text(report.target.bytes));
   text += fmt::format("| nodes | {} | {} |\n", report.source.nodes, report.target.nodes);
+  if (report.merge) text += merge_table(*report.merge);
   if (!report.coverage.empty()) text += coverage_table(report);
   text += report.proof ? check_tables(*report.proof) : fmt::format("\n**Not checked**: {}\n", report.not_checked);
   return text + fmt::format("\n{:.2f} s, peak memory {}\n", report.seconds, bytes_text(report.peak_memory_bytes));

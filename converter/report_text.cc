@@ -118,10 +118,35 @@ void pass_rows(std::string& text, const Report& report) {
   }
 }
 
+void merge_rows(std::string& text, const Report& report, bool verbose) {
+  const MergeFacts& merge = *report.merge;
+  row(text, "method", merge.method);
+  for (const std::string& note : merge.notes) row(text, "note", note);
+  if (verbose) {
+    for (const MergeLayerRow& layer : merge.layers) {
+      row(text, "layer", fmt::format("{} ({}): similarity {:.3f} -> {:.3f}{}", layer.name, layer.kind, layer.before,
+                                     layer.after,
+                                     layer.cost > 0 ? fmt::format(", transport cost {:.4g}", layer.cost) : ""));
+    }
+  }
+  if (!merge.rows.empty()) {
+    row(text, "scored on", merge.scored_on);
+    row(text, "", fmt::format("{:<36}{:>10}{:>12}", "model", merge.task.empty() ? "" : merge.task, "KL"));
+  }
+  for (const MergeRow& each : merge.rows) {
+    const std::string task = !each.task              ? ""
+                             : merge.task == "accuracy" ? fmt::format("{:.2f} %", 100 * *each.task)
+                                                        : fmt::format("{:.4g}", *each.task);
+    row(text, "", fmt::format("{:<36}{:>10}{:>12.4g}", each.model, task, each.kl));
+  }
+  if (!merge.verdict.empty()) row(text, merge.worse ? "WARNING" : "verdict", merge.verdict);
+}
+
 }  // namespace
 
 std::string report_text(const Report& report, bool verbose) {
   std::string text = fmt::format("{}  ->  {}\n", report.source.path, report.target.path);
+  if (report.merge) merge_rows(text, report, verbose);
   if (report.verb == "compress") {
     row(text, "size",
         fmt::format("{} -> {}{}{}", bytes_text(report.source.bytes), report.predicted ? "about " : "",
@@ -133,13 +158,13 @@ std::string report_text(const Report& report, bool verbose) {
     if (verbose) pass_rows(text, report);
     coverage_rows(text, report);
   }
-  check_rows(text, report, verbose);
+  if (!report.merge || report.proof) check_rows(text, report, verbose);
   if (!report.culprit.empty()) row(text, "bisect", report.culprit);
   row(text, "time",
       fmt::format("{:.2f} s   peak memory {}{}", report.seconds, report.predicted ? "about " : "",
                   bytes_text(report.peak_memory_bytes)));
   if (report.predicted) row(text, "result", "dry run: nothing written");
-  if (!report.passed() && report.verb == "compress") {
+  if (!report.passed() && report.verb != "verify") {
     row(text, "result",
         report.failed_path.empty() ? "check FAILED: nothing written" : "check FAILED: kept as " + report.failed_path);
   }

@@ -1,0 +1,86 @@
+// Methods that merge models weight by weight: what `onnxfold merge --method` offers for models of equal shapes.
+//
+// A method is a function of one weight's values in all models. Values are doubles; the caller rounds once. Methods are
+// pure: the same numbers give the same result, so that weights can be merged when the file is written (deferred).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ir/model.h"
+#include "ir/result.h"
+#include "passes/pass.h"
+
+namespace onnxfold {
+
+using Numbers = std::vector<double>;
+
+// One weight in all models.
+struct MergeInput {
+  std::vector<Numbers> parents;  // equal sizes; the last is the anchor
+  Numbers base;                  // of the model that all parents were tuned from; empty without --base
+  std::vector<double> weights;   // one a parent, as given
+  std::uint64_t seed = 0;        // of --seed and the weight's name
+};
+
+// What all of a method's options come to, after patterns chose among them.
+struct MergeSettings {
+  double lambda = 1;   // factor on the merged task vector
+  double density = 1;  // share of a task vector that is kept
+  double t = 0.5;      // slerp: 0 is the first model, 1 the second
+  bool normalize = false;
+};
+
+using MergeFunction = Result<Numbers> (*)(const MergeInput&, const MergeSettings&);
+
+Result<Numbers> average(const MergeInput& input, const MergeSettings& settings);
+Result<Numbers> slerp(const MergeInput& input, const MergeSettings& settings);
+Result<Numbers> task_arithmetic(const MergeInput& input, const MergeSettings& settings);
+Result<Numbers> ties(const MergeInput& input, const MergeSettings& settings);
+Result<Numbers> dare(const MergeInput& input, const MergeSettings& settings);
+Result<Numbers> model_stock(const MergeInput& input, const MergeSettings& settings);
+
+struct Dataset;  // analysis/calibrate/dataset.h
+
+// A layer (or another group of neurons) of a model that was brought into the anchor's order.
+struct MergeLayer {
+  std::string name;
+  std::string kind;        // "stream", "heads", "hidden units", "channels"
+  double before = 0;       // mean similarity (cosine) of matched neurons in the order of the files...
+  double after = 0;        // ...and after alignment
+  double cost = 0;         // transport cost, of methods that have one
+};
+
+// What methods that look at whole models get. Parents correspond, have inputs of the same names, and may be changed.
+struct WholeMergeInput {
+  std::vector<std::unique_ptr<Model>> parents;  // the last is the anchor
+  std::vector<double> weights;
+  const Dataset* calibration = nullptr;  // null: weights only
+  std::uint64_t seed = 0;
+};
+struct WholeMerge {
+  std::unique_ptr<Model> merged;
+  std::vector<std::unique_ptr<Model>> aligned;  // the other parents in the anchor's basis: the alpha-0 control
+  std::vector<MergeLayer> layers;
+  std::vector<std::string> notes;
+};
+using WholeMergeFunction = Result<WholeMerge> (*)(WholeMergeInput input, const PassOptions& options);
+
+struct MergeMethod {
+  std::string_view name;
+  std::string_view summary;
+  bool needs_base = false;
+  MergeFunction combine = nullptr;      // weight by weight...
+  WholeMergeFunction whole = nullptr;   // ...or looking at whole models
+  std::span<const OptionSpec> options;
+};
+
+// In the order they are shown.
+std::span<const MergeMethod> merge_methods();
+const MergeMethod* find_merge_method(std::string_view name);  // null if none
+
+}  // namespace onnxfold

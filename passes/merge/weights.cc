@@ -1,0 +1,200 @@
+#include "passes/merge/weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "analysis/structure/correspondence.h"
+
+namespace onnxfold {
+namespace {
+
+std::uint64_t hash_name(std::string_view text) {
+  std::uint64_t hash = 1469598103934665603ULL;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
+  return hash;
+}
+
+// One weight of all models, and how to merge it; called when the bytes are asked for.
+struct WeightMerge {
+  std::string name;
+  std::vector<Tensor> parents;
+  Tensor base;  // undefined without one
+  std::vector<double> weights;
+  MergeSettings settings;
+  MergeFunction combine;
+  std::uint64_t seed;
+
+  Result<Buffer> operator()() const;
+
+ private:
+  Result<bool> same_everywhere(Buffer& bytes) const;
+  Result<Numbers> numbers(const Tensor& tensor, const std::string& model) const;
+};
+
+Result<bool> WeightMerge::same_everywhere(Buffer& bytes) const {
+  OF_ASSIGN(const Bytes anchor, parents.back().bytes());
+  for (std::size_t i = 0; i + 1 <= parents.size(); ++i) {
+    const Tensor& other = i + 1 == parents.size() ? base : parents[i];
+    if (!other.defined() || other.same_as(parents.back())) continue;
+    OF_ASSIGN(const Bytes data, other.bytes());
+    if (data.size() != anchor.size() || std::memcmp(data.data(), anchor.data(), anchor.size()) != 0) return false;
+  }
+  bytes.assign(anchor.span().begin(), anchor.span().end());
+  return true;
+}
+
+Result<Numbers> WeightMerge::numbers(const Tensor& tensor, const std::string& model) const {
+  OF_ASSIGN(Numbers values, to_doubles(tensor));
+  const auto bad = std::find_if(values.begin(), values.end(), [](double x) { return !std::isfinite(x); });
+  if (bad != values.end()) {
+    return fail(Code::kInvalidArgument, fmt::format("weight '{}' of {} holds {} at element {}", name, model,
+                                                    std::isnan(*bad) ? "NaN" : "infinity", bad - values.begin()));
+  }
+  return values;
+}
+
+Result<Buffer> WeightMerge::operator()() const {
+  Buffer bytes;
+  OF_ASSIGN(const bool same, same_everywhere(bytes));
+  if (same) return bytes;
+  MergeInput input;
+  for (std::size_t i = 0; i < parents.size(); ++i) {
+    OF_ASSIGN(Numbers values, numbers(parents[i], fmt::format("model {}", i + 1)));
+    input.parents.push_back(std::move(values));
+  }
+  if (base.defined()) {
+    OF_ASSIGN(input.base, numbers(base, "the base model"));
+  }
+  input.weights = weights;
+  input.seed = seed;
+  OF_ASSIGN(const Numbers merged, combine(input, settings));
+  OF_ASSIGN(const Tensor rounded, from_doubles(parents.back().dtype(), parents.back().dims(), merged));
+  OF_ASSIGN(const Bytes result, rounded.bytes());
+  return Buffer(result.span().begin(), result.span().end());
+}
+
+// Integer and boolean constants are shapes, axes or quantized weights: they must say the same.
+Status check_equal(const Value& other, const Value& anchor, const std::string& model) {
+  const Tensor& x = *parameter(&other);
+  const Tensor& y = *parameter(&anchor);
+  if (x.dtype() == DType::kString) return {};
+  OF_ASSIGN(const std::string one, x.content_hash());
+  OF_ASSIGN(const std::string two, y.content_hash());
+  if (one == two) return {};
+  return fail(Code::kInvalidArgument,
+              fmt::format("constant '{}' of type {} differs from '{}' of {}: only floating weights can be merged",
+                          anchor.name(), name(y.dtype()), other.name(), model));
+}
+
+bool matches(const MergeRule& rule, const Value& value) {
+  if (glob_match(rule.pattern, value.name())) return true;
+  return std::any_of(value.uses().begin(), value.uses().end(), [&](const Use& use) {
+    return use.node != nullptr && glob_match(rule.pattern, use.node->label());
+  });
+}
+
+// Scalars of the graph (the 0.5 of a GELU) are no weights: they stay where they are.
+Result<bool> small_and_equal(const WeightMerge& merge) {
+  constexpr std::int64_t kSmall = 64;
+  if (merge.parents.back().nbytes() > kSmall) return false;
+  OF_ASSIGN(const std::string anchor, merge.parents.back().content_hash());
+  for (const Tensor& parent : merge.parents) {
+    OF_ASSIGN(const std::string other, parent.content_hash());
+    if (other != anchor) return false;
+  }
+  if (!merge.base.defined()) return true;
+  OF_ASSIGN(const std::string other, merge.base.content_hash());
+  return other == anchor;
+}
+
+class Merger {
+ public:
+  Merger(const std::vector<const Model*>& parents, const Model* base, const PlainMerge& merge)
+      : parents_(parents), base_(base), merge_(merge), uses_(merge.rules.size()) {}
+
+  Result<std::unique_ptr<Model>> run(std::vector<Remark>* remarks) {
+    std::unique_ptr<Model> result = parents_.back()->clone();
+    for (std::size_t i = 0; i + 1 < parents_.size(); ++i) OF_TRY(add(*parents_[i], *result, model_name(i)));
+    if (base_ != nullptr) OF_TRY(add(*base_, *result, "the base model"));
+    OF_ASSIGN(const Correspondence own, correspond(parents_.back()->graph(), result->graph()));
+    for (const ConstantPair& pair : own.constants) OF_TRY(replace(*pair.second, remarks));
+    for (std::size_t i = 0; i < uses_.size(); ++i) {
+      if (uses_[i] > 0) continue;
+      return fail(Code::kInvalidArgument, fmt::format("pattern '{}' matches no weight", merge_.rules[i].pattern));
+    }
+    return result;
+  }
+
+ private:
+  static std::string model_name(std::size_t index) { return fmt::format("model {}", index + 1); }
+
+  Status add(const Model& other, const Model& anchor, const std::string& model) {
+    auto found = correspond(other.graph(), anchor.graph());
+    if (!found) return fail(found.error().in(model));
+    names_.push_back(model);
+    maps_.push_back(std::move(*found));
+    return {};
+  }
+
+  Status replace(Value& value, std::vector<Remark>* remarks) {
+    const Tensor anchor = *parameter(&value);
+    WeightMerge merge{value.name(), {}, {}, merge_.weights, merge_.settings, merge_.combine, 0};
+    merge.seed = merge_.seed ^ hash_name(value.name());
+    for (std::size_t i = 0; i < maps_.size(); ++i) {
+      const Value& other = *maps_[i].first_of.at(&value);
+      if (!is_float(anchor.dtype())) {
+        OF_TRY(check_equal(other, value, names_[i]));
+        continue;
+      }
+      const Tensor& tensor = *parameter(&other);
+      if (tensor.dims() != anchor.dims()) {
+        return fail(Code::kInvalidArgument,
+                    fmt::format("weight '{}' is [{}] and '{}' of {} is [{}]: models of different widths need --method "
+                                "ot",
+                                value.name(), fmt::join(anchor.dims(), ","), other.name(), names_[i],
+                                fmt::join(tensor.dims(), ",")));
+      }
+      const bool is_base = base_ != nullptr && i + 1 == maps_.size();
+      (is_base ? merge.base : merge.parents.emplace_back()) = tensor;
+    }
+    if (!is_float(anchor.dtype())) return {};
+    merge.parents.push_back(anchor);
+    choose(value, merge);
+    OF_ASSIGN(const bool constant_of_the_graph, small_and_equal(merge));
+    if (constant_of_the_graph) return {};
+    if (remarks != nullptr) {
+      remarks->push_back({Remark::Kind::kApplied, "merge", value.name(), "", anchor.nbytes(), anchor.nbytes(), ""});
+    }
+    replace_constant(value, Tensor::deferred(anchor.dtype(), anchor.dims(), std::move(merge)));
+    return {};
+  }
+
+  void choose(const Value& value, WeightMerge& merge) {
+    for (std::size_t i = 0; i < merge_.rules.size(); ++i) {
+      const MergeRule& rule = merge_.rules[i];
+      if (!matches(rule, value)) continue;
+      ++uses_[i];
+      if (!rule.weights.empty()) merge.weights = rule.weights;
+      if (rule.has_settings) merge.settings = rule.settings;
+    }
+  }
+
+  const std::vector<const Model*>& parents_;
+  const Model* base_;
+  const PlainMerge& merge_;
+  std::vector<Correspondence> maps_;  // of all parents but the anchor, then of the base
+  std::vector<std::string> names_;
+  std::vector<int> uses_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> merge_weights(const std::vector<const Model*>& parents, const Model* base,
+                                             const PlainMerge& merge, std::vector<Remark>* remarks) {
+  return Merger(parents, base, merge).run(remarks);
+}
+
+}  // namespace onnxfold

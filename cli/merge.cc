@@ -25,7 +25,8 @@ Arguments merge_arguments() {
                   fmt::format("one of {} (default: align with data, average without); NAME:help lists its options",
                               fmt::join(names, ", ")));
   arguments.value("weights", "W1,W2,...", "weight of every model (default: equal)");
-  arguments.list("pattern", "GLOB=W1,W2,...", "other weights where the name of a weight or its node matches (repeatable)");
+  arguments.list("pattern", "GLOB=W1,W2,...",
+                 "other weights where the name of a weight or its node matches (repeatable)");
   arguments.value("base", "BASE.onnx", "the model that all were tuned from, for methods on task vectors");
   arguments.value("recipe", "FILE.yaml", "models, method, weights and parameters in mergekit's form");
   arguments.value("data", "D.npz|DIR", "data to score on: arrays named like the inputs; with labels for accuracy");

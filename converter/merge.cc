@@ -320,9 +320,9 @@ class Job {
     proof.gates = check_gates(options_.gates, proof.comparison);
     proof.passed =
         std::all_of(proof.gates.begin(), proof.gates.end(), [](const GateResult& gate) { return gate.passed; });
-    proof.why = options_.gates.empty() ? "no gate was given: only NaN, infinity and shapes are checked"
-                                       : fmt::format("gates against the better parent (model {})",
-                                                     better_parent(scored) + 1);
+    proof.why = options_.gates.empty()
+                    ? "no gate was given: only NaN, infinity and shapes are checked"
+                    : fmt::format("gates against the better parent (model {})", better_parent(scored) + 1);
     for (const GateResult& gate : proof.gates) {
       if (gate.passed) continue;
       proof.why = fmt::format("{} on {}: measured {:.6g}, the limit is {:.6g}", gate.gate, gate.output, gate.measured,

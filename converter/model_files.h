@@ -30,7 +30,6 @@ std::string failed_name(const std::string& target);
 void stamp(Model& model, const std::string& recipe, const std::string& source_hash);
 
 // The data of --data, or seeded inputs when `data` is empty. Errors: those of load_dataset.
-Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
-                             std::int64_t max_samples);
+Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed, std::int64_t max_samples);
 
 }  // namespace onnxfold

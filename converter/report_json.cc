@@ -138,8 +138,8 @@ Json merge(const Report& report) {
                       {"similarity_after", number(layer.after)},
                       {"transport_cost", number(layer.cost)}});
   }
-  return {{"parents", std::move(parents)},   {"method", facts_of_merge.method}, {"task", facts_of_merge.task},
-          {"data", facts_of_merge.scored_on}, {"models", std::move(rows)},       {"layers", std::move(layers)},
+  return {{"parents", std::move(parents)},    {"method", facts_of_merge.method},   {"task", facts_of_merge.task},
+          {"data", facts_of_merge.scored_on}, {"models", std::move(rows)},         {"layers", std::move(layers)},
           {"notes", facts_of_merge.notes},    {"verdict", facts_of_merge.verdict}, {"worse", facts_of_merge.worse}};
 }
 

@@ -124,9 +124,9 @@ void merge_rows(std::string& text, const Report& report, bool verbose) {
   for (const std::string& note : merge.notes) row(text, "note", note);
   if (verbose) {
     for (const MergeLayerRow& layer : merge.layers) {
-      row(text, "layer", fmt::format("{} ({}): similarity {:.3f} -> {:.3f}{}", layer.name, layer.kind, layer.before,
-                                     layer.after,
-                                     layer.cost > 0 ? fmt::format(", transport cost {:.4g}", layer.cost) : ""));
+      row(text, "layer",
+          fmt::format("{} ({}): similarity {:.3f} -> {:.3f}{}", layer.name, layer.kind, layer.before, layer.after,
+                      layer.cost > 0 ? fmt::format(", transport cost {:.4g}", layer.cost) : ""));
     }
   }
   if (!merge.rows.empty()) {
@@ -134,7 +134,7 @@ void merge_rows(std::string& text, const Report& report, bool verbose) {
     row(text, "", fmt::format("{:<36}{:>10}{:>12}", "model", merge.task.empty() ? "" : merge.task, "KL"));
   }
   for (const MergeRow& each : merge.rows) {
-    const std::string task = !each.task              ? ""
+    const std::string task = !each.task                 ? ""
                              : merge.task == "accuracy" ? fmt::format("{:.2f} %", 100 * *each.task)
                                                         : fmt::format("{:.4g}", *each.task);
     row(text, "", fmt::format("{:<36}{:>10}{:>12.4g}", each.model, task, each.kl));

@@ -59,7 +59,8 @@ bool says_default(const Node& node, const std::string& attribute, const std::str
     return ((attribute == "transA" || attribute == "transB") && text == "0") ||
            ((attribute == "alpha" || attribute == "beta") && text == "1");
   }
-  if (node.is("LayerNormalization")) return attribute == "axis" ? text == "-1" : attribute == "stash_type" && text == "1";
+  if (node.is("LayerNormalization"))
+    return attribute == "axis" ? text == "-1" : attribute == "stash_type" && text == "1";
   if (node.is("Softmax")) return attribute == "axis" && text == (node.opset() >= 13 ? "-1" : "1");
   if (node.is("Reshape")) return attribute == "allowzero" && text == "0";
   if (node.is("Gather")) return attribute == "axis" && text == "0";

@@ -20,9 +20,9 @@ struct ConstantPair {
 };
 
 struct Correspondence {
-  std::vector<ConstantPair> constants;                     // each pair once, in topological order of the second model
-  std::unordered_map<const Value*, Value*> first_of;       // second's value -> first's, all that outputs depend on
-  std::unordered_map<const Value*, Value*> second_of;      // and the other way
+  std::vector<ConstantPair> constants;                 // each pair once, in topological order of the second model
+  std::unordered_map<const Value*, Value*> first_of;   // second's value -> first's, all that outputs depend on
+  std::unordered_map<const Value*, Value*> second_of;  // and the other way
 };
 
 // The tensor a value starts with: Value::constant(), or the default of a graph input. Null for others.

@@ -25,10 +25,12 @@ constexpr std::array kDare = {
 const std::array kMethods = {
     MergeMethod{"average", "weighted mean of the weights", false, average, nullptr, {}},
     MergeMethod{"slerp", "spherical interpolation of two models", false, slerp, nullptr, kSlerp},
-    MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, task_arithmetic, nullptr, kTaskArithmetic},
+    MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, task_arithmetic, nullptr,
+                kTaskArithmetic},
     MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, ties, nullptr, kTies},
     MergeMethod{"dare", "drops elements of task vectors at random and rescales the rest", true, dare, nullptr, kDare},
-    MergeMethod{"model-stock", "goes from the base toward the mean as far as the models agree", true, model_stock, nullptr, {}},
+    MergeMethod{
+        "model-stock", "goes from the base toward the mean as far as the models agree", true, model_stock, nullptr, {}},
 };
 
 }  // namespace

@@ -49,10 +49,10 @@ struct Dataset;  // analysis/calibrate/dataset.h
 // A layer (or another group of neurons) of a model that was brought into the anchor's order.
 struct MergeLayer {
   std::string name;
-  std::string kind;        // "stream", "heads", "hidden units", "channels"
-  double before = 0;       // mean similarity (cosine) of matched neurons in the order of the files...
-  double after = 0;        // ...and after alignment
-  double cost = 0;         // transport cost, of methods that have one
+  std::string kind;   // "stream", "heads", "hidden units", "channels"
+  double before = 0;  // mean similarity (cosine) of matched neurons in the order of the files...
+  double after = 0;   // ...and after alignment
+  double cost = 0;    // transport cost, of methods that have one
 };
 
 // What methods that look at whole models get. Parents correspond, have inputs of the same names, and may be changed.
@@ -74,8 +74,8 @@ struct MergeMethod {
   std::string_view name;
   std::string_view summary;
   bool needs_base = false;
-  MergeFunction combine = nullptr;      // weight by weight...
-  WholeMergeFunction whole = nullptr;   // ...or looking at whole models
+  MergeFunction combine = nullptr;     // weight by weight...
+  WholeMergeFunction whole = nullptr;  // ...or looking at whole models
   std::span<const OptionSpec> options;
 };
 

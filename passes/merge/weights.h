@@ -26,10 +26,11 @@ struct PlainMerge {
   std::uint64_t seed = 0;
 };
 
-// A copy of the last parent whose floating weights are deferred: merged when they are read. `base` is null when there is
-// none. The parents must live as long as their tensors need (tensors keep their files open by themselves). A weight that
-// is the same bytes in all models stays as it is. Errors: those of correspond(), with the number of the model; shapes
-// that differ; integer weights that differ (they are indices or quantized); NaN or Inf in a weight, when it is read.
+// A copy of the last parent whose floating weights are deferred: merged when they are read. `base` is null when there
+// is none. The parents must live as long as their tensors need (tensors keep their files open by themselves). A weight
+// that is the same bytes in all models stays as it is. Errors: those of correspond(), with the number of the model;
+// shapes that differ; integer weights that differ (they are indices or quantized); NaN or Inf in a weight, when it is
+// read.
 Result<std::unique_ptr<Model>> merge_weights(const std::vector<const Model*>& parents, const Model* base,
                                              const PlainMerge& merge, std::vector<Remark>* remarks = nullptr);
 

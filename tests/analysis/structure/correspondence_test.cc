@@ -48,8 +48,9 @@ TEST(Correspondence, WidthsMayDiffer) {
 
 TEST(Correspondence, SaysWhatDiffers) {
   const auto a = graph(kWeights, kNodes);
-  EXPECT_THAT(message(*a, *graph(kWeights, "h = MatMul(x, w1) a = Add(h, b1) r = Tanh(a) o = MatMul(r, w2) "
-                                           "y = Add(o, x)")),
+  EXPECT_THAT(message(*a, *graph(kWeights,
+                                 "h = MatMul(x, w1) a = Add(h, b1) r = Tanh(a) o = MatMul(r, w2) "
+                                 "y = Add(o, x)")),
               HasSubstr("Tanh"));
   EXPECT_THAT(message(*a, *graph(kWeights, "h = MatMul(x, w1) r = Relu(h) o = MatMul(r, w2) y = Add(o, x)")),
               HasSubstr("do not correspond"));

@@ -34,7 +34,8 @@ TEST(MergeMethods, SlerpGoesAlongTheArc) {
   MergeSettings half;
   half.t = 0.5;
   const double root = std::sqrt(0.5);
-  EXPECT_THAT(*slerp(input({{1, 0}, {0, 1}}, {1, 1}), half), ElementsAre(DoubleNear(root, 1e-15), DoubleNear(root, 1e-15)));
+  EXPECT_THAT(*slerp(input({{1, 0}, {0, 1}}, {1, 1}), half),
+              ElementsAre(DoubleNear(root, 1e-15), DoubleNear(root, 1e-15)));
   MergeSettings end;
   end.t = 0;
   EXPECT_THAT(*slerp(input({{1, 0}, {0, 1}}, {1, 1}), end), ElementsAre(1, 0));
@@ -87,9 +88,10 @@ TEST(MergeMethods, ModelStockGoesAsFarAsTheModelsAgree) {
 
 // ---- whole models ----
 
-std::unique_ptr<Model> net(const std::string& w = "float[2, 2] w = {1, 2, 3, 4}", const std::string& b = "float[2] b = {1, 1}") {
-  return model_from_text("<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2] x) => (float[N, 2] y) <" + w + ", " +
-                         b + ", float half = {0.5}> { h = MatMul(x, w) s = Mul(h, half) y = Add(s, b) }");
+std::unique_ptr<Model> net(const std::string& w = "float[2, 2] w = {1, 2, 3, 4}",
+                           const std::string& b = "float[2] b = {1, 1}") {
+  return model_from_text("<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2] x) => (float[N, 2] y) <" + w +
+                         ", " + b + ", float half = {0.5}> { h = MatMul(x, w) s = Mul(h, half) y = Add(s, b) }");
 }
 
 std::vector<double> weight(const Model& model, const std::string& name) {

@@ -37,6 +37,12 @@ constexpr OptionSpec kMergeLinearOptions[] = {
     {"max-growth", kInt, "65536", "Bytes that copies of shared weights may add, for each merge", "0.."},
 };
 
+constexpr OptionSpec kMergeParallelLinearsOptions[] = {
+    {"max-growth", kInt, "65536", "Bytes that copies of shared weights may add, for each merge", "0.."},
+    {"max-rows", kInt, "0", "Only where the input has at most that many rows per element of the batch; 0: anywhere",
+     "0.."},
+};
+
 constexpr OptionSpec kMergeConvOptions[] = {
     {"max-extra-work", kInt, "16", "Multiply-adds per output element that a merge may add for each addition it saves",
      "0.."},
@@ -106,7 +112,7 @@ constexpr PassInfo kPasses[] = {
     {"merge-linear-sum", "reparam", kRounding, "Makes one Linear of those of one value whose results are added",
      kMergeLinearOptions, make_merge_linear_sum},
     {"merge-parallel-linears", "reparam", kRounding, "Makes one Linear and a Split of several Linears of one value",
-     kMergeLinearOptions, make_merge_parallel_linears},
+     kMergeParallelLinearsOptions, make_merge_parallel_linears},
     {"remove-key-bias",
      "reparam",
      kRounding,

@@ -66,6 +66,14 @@ TEST(MergeParallelLinears, ResultsReadInSubgraphs) {
                    "MatMul Add Split If Mul");
 }
 
+TEST(MergeParallelLinears, UpToANumberOfRows) {
+  expect_operators(kPass, net(kBiased, kTwo, "double[B, 3, 5] x"), "MatMul Add Split Mul", {{"max-rows", "3"}});
+  expect_operators(kPass, net(kBiased, kTwo, "double[B, 5] x", "double[D, E] y"), "MatMul Add Split Mul",
+                   {{"max-rows", "1"}});
+  expect_unchanged(kPass, net(kBiased, kTwo, "double[B, 4, 5] x"), {{"max-rows", "3"}});
+  expect_unchanged(kPass, net(kBiased, kTwo, "double[2, 2, 5] x"), {{"max-rows", "3"}});
+  expect_unchanged(kPass, net(kBiased, kTwo), {{"max-rows", "3"}});
+}
 TEST(MergeParallelLinears, KeepsWhereNothingIsSaved) {
   expect_unchanged(kPass, net("p = MatMul(x, v) q = MatMul(x, w) y = Mul(p, q)", kTwo));
   expect_unchanged(kPass,

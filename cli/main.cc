@@ -60,6 +60,7 @@ void handle_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
   // A reader that went away shows as a failed write, so that temporary files are removed on the usual way out.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of writing like a full disk
 }
 
 void print_help() {

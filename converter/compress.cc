@@ -41,7 +41,7 @@ class Job {
     OF_ASSIGN(LoadedModel loaded, load_with_facts(options_.source));
     before_ = std::move(loaded.model);
     report_.source = std::move(loaded.facts);
-    OF_TRY(check_placement_of_data());
+    OF_TRY(load_data());
     after_ = before_->clone();
     OF_TRY(run_passes());
     report_.target.path = options_.target;
@@ -58,17 +58,16 @@ class Job {
     if (options_.progress) options_.progress(phase, done);
   }
 
-  // A missing data file is worth saying before the passes run.
-  Status check_placement_of_data() const {
+  // Data that does not fit is worth saying before the passes run.
+  Status load_data() {
     for (const std::string& path : {options_.data, options_.calibration}) {
       std::error_code error;
       if (path.empty() || fs::exists(path, error)) continue;
       return fail(Code::kIo, fmt::format("cannot read data '{}': no such file or folder", path));
     }
-    return {};
-  }
-
-  Status load_calibration() {
+    if (!options_.data.empty() && !options_.dry_run) {
+      OF_ASSIGN(data_, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
+    }
     if (options_.calibration.empty()) return {};
     progress("reading calibration data", -1);
     auto data = make_dataset(*before_, options_.calibration, options_.seed, options_.calibration_samples);
@@ -85,11 +84,10 @@ class Job {
   }
 
   Status run_passes() {
-    OF_TRY(load_calibration());
     PipelineOptions pipeline = pipeline_options();
     pipeline.after_changed = options_.after_changed;
-    pipeline.on_pass = [this](const std::string& pass, int index, int count) {
-      progress(pass, static_cast<double>(index - 1) / std::max(count, 1));
+    pipeline.on_pass = [this](const std::string& pass, int index, int count, double done) {
+      progress(pass, (index - 1 + done) / std::max(count, 1));
     };
     OF_ASSIGN(report_.pipeline, run_pipeline(*after_, options_.recipe, pipeline));
     report_.coverage = coverage_of(report_.pipeline);
@@ -140,8 +138,12 @@ class Job {
   }
 
   Result<Proof> prove_result() {
-    OF_ASSIGN(const Dataset data, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
+    if (!data_) {
+      OF_ASSIGN(data_, generate_dataset(*before_, options_.seed));
+    }
+    const Dataset& data = *data_;
     ProofOptions proof_options;
+    proof_options.progress = [this](double done) { progress("checking", done); };
     proof_options.gates = options_.gates;
     proof_options.exactness = report_.pipeline.exactness;
     proof_options.error_in_double = [&] {
@@ -190,7 +192,7 @@ class Job {
   const Clock::time_point start_ = Clock::now();
   Report report_;
   std::unique_ptr<Model> before_, after_;
-  std::optional<Dataset> calibration_;
+  std::optional<Dataset> data_, calibration_;
 };
 
 }  // namespace
@@ -207,7 +209,7 @@ Result<Report> verify_files(const VerifyOptions& options) {
   report.source = std::move(before.facts);
   report.target = std::move(after.facts);
   OF_ASSIGN(const Dataset data, make_dataset(*before.model, options.data, options.seed, options.max_samples));
-  OF_ASSIGN(report.proof, prove(*before.model, *after.model, data, {options.gates, Exactness::kLossy, {}}));
+  OF_ASSIGN(report.proof, prove(*before.model, *after.model, data, {options.gates, Exactness::kLossy, {}, {}}));
   report.seconds = seconds_since(start);
   report.peak_memory_bytes = peak_memory_bytes();
   return report;

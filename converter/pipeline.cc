@@ -76,7 +76,7 @@ class Pipeline {
 
   Result<bool> run_pass(const RecipeStep& step) {
     ++index_;
-    if (options_.on_pass) options_.on_pass(step.pass, index_, count_);
+    if (options_.on_pass) options_.on_pass(step.pass, index_, count_, 0);
     auto changed = run_checked(step);
     if (!changed) return fail(changed.error().in(fmt::format("{} (pass {} of {})", step.pass, index_, count_)));
     return changed;
@@ -91,6 +91,9 @@ class Pipeline {
     const Operators operators = info->exactness == Exactness::kLossy ? operators_by_label(model_) : Operators();
     PassContext context(model_, step.pass);
     context.seed = options_.seed;
+    if (options_.on_pass) {
+      context.progress = [&](double done) { options_.on_pass(step.pass, index_, count_, done); };
+    }
     context.calibration = options_.calibration;
     context.original = original_.get();
     OF_ASSIGN(run.changed, run_on_every_graph(*info->make(options), context));

@@ -30,7 +30,8 @@ struct PipelineOptions {
   std::uint64_t seed = 0;
   const Dataset* calibration = nullptr;  // for passes that learn from data
   int max_rounds = 32;                   // of a group run until nothing changes; reaching it is noted, not an error
-  std::function<void(const std::string& pass, int index, int count)> on_pass;        // progress
+  // Progress: pass `index` of `count` (from 1) is so far done, 0..1.
+  std::function<void(const std::string& pass, int index, int count, double done)> on_pass;
   std::function<Status(const std::string& pass, const Model& model)> after_changed;  // --dump-after, --bisect
 };
 

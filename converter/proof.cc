@@ -30,6 +30,20 @@ bool stores_halves(const Model& model) {
   });
 }
 
+// Models agree on nothing at all: such a check cannot fail.
+Status check_that_something_was_compared(const Comparison& comparison) {
+  std::string where;
+  for (const OutputMetrics& output : comparison.outputs) {
+    if (output.compared > 0 || output.shape_or_type_differs) return {};
+    const char* what = output.elements == 0 ? "is empty" : "is NaN or infinite everywhere";
+    where += fmt::format("{}output '{}' {}", where.empty() ? "" : ", ", output.output, what);
+  }
+  if (where.empty()) return {};
+  return fail(Code::kInvalidArgument,
+              fmt::format("nothing can be compared on this data ({}): {} in the original model; give other --data",
+                          comparison.data_origin, where));
+}
+
 void set_passed(Proof& proof) {
   proof.passed =
       std::all_of(proof.gates.begin(), proof.gates.end(), [](const GateResult& gate) { return gate.passed; });
@@ -62,6 +76,7 @@ Status check_defaults(const Model& after, const ProofOptions& options, Proof& pr
 void locate(const Model& before, const Model& after, const Dataset& data, Exactness exactness, CompareOptions options,
             Comparison& comparison) {
   options.locate = true;
+  options.progress = nullptr;
   options.locate_tolerance = exactness == Exactness::kLossy ? 0.05 : tolerance(exactness, false);
   Dataset first = data;
   first.batches.resize(1);
@@ -76,8 +91,10 @@ void locate(const Model& before, const Model& after, const Dataset& data, Exactn
 Result<Proof> prove(const Model& before, const Model& after, const Dataset& data, const ProofOptions& options) {
   CompareOptions compare;
   compare.precision = options.exactness == Exactness::kLossy ? Precision::kFloat32 : Precision::kFloat64;
+  compare.progress = options.progress;
   Proof proof;
   OF_ASSIGN(proof.comparison, compare_models(before, after, data, compare));
+  OF_TRY(check_that_something_was_compared(proof.comparison));
   if (options.gates.empty()) {
     OF_TRY(check_defaults(after, options, proof));
   } else {

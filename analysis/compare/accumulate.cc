@@ -69,6 +69,7 @@ Status OutputAccumulator::add_arrays(const Array& before, const Array& after, st
     const auto* a = before.data<std::string>();
     const bool same = std::equal(a, a + before.size(), after.data<std::string>());
     metrics_.exact = metrics_.exact && same;
+    metrics_.compared += before.size();
     if (!same) metrics_.max_abs = std::max(metrics_.max_abs, 1.0);
     return {};
   }
@@ -90,6 +91,7 @@ void OutputAccumulator::add_numbers(const std::vector<double>& a, const std::vec
   for (std::size_t i = 0; i < a.size(); ++i) {
     const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]));
     if (same && !std::isfinite(a[i])) continue;
+    ++metrics_.compared;
     metrics_.exact = metrics_.exact && same;
     double difference = std::fabs(a[i] - b[i]);
     if (!std::isfinite(b[i]) || !std::isfinite(a[i])) {

@@ -112,6 +112,7 @@ Result<Comparison> compare_models(const Model& before, const Model& after, const
     for (std::size_t i = 0; i < outputs.size(); ++i) OF_TRY(outputs[i].add(a.outputs[i], b->outputs[i], batch));
     OF_TRY(task.add(data.batches[batch], a.outputs, b->outputs));
     comparison.samples += data.batch_sizes[batch];
+    if (options.progress) options.progress(static_cast<double>(batch + 1) / static_cast<double>(data.batches.size()));
   }
   for (const OutputAccumulator& output : outputs) comparison.outputs.push_back(output.result());
   comparison.task = task.result();

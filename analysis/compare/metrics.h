@@ -1,6 +1,7 @@
 // Two models on the same data: how far apart are their outputs, and does the second still do its job.
 #pragma once
 
+#include <functional>
 #include <limits>
 #include <map>
 #include <optional>
@@ -26,6 +27,7 @@ struct OutputMetrics {
   bool shape_or_type_differs = false;
   bool exact = true;  // bit-equal
   std::int64_t elements = 0;
+  std::int64_t compared = 0;  // elements but for those that are NaN or infinite in both models
 };
 
 // What the data's targets allow: labels -> accuracy; token models -> perplexity (next token, or given targets).
@@ -49,6 +51,7 @@ struct CompareOptions {
   Precision precision = Precision::kFloat32;
   bool locate = false;  // look for the first divergence (taps on both models)
   double locate_tolerance = 1e-3;
+  std::function<void(double done)> progress;  // 0..1, after every batch
 };
 
 // Errors: invalid_argument when inputs or outputs of the two models do not correspond, naming the first difference.

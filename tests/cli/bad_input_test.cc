@@ -1,9 +1,12 @@
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <random>
 
+#include "formats/npz/npz.h"
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
@@ -114,6 +117,68 @@ TEST(BadData, AMissingFileIsSaidAtOnce) {
       run_program({"compress", in, "-o", folder + "/out.onnx", "--recipe", "clean", "--data", folder + "/none.npz"});
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("none.npz"));
+}
+
+Outcome compress_on(const std::string& in, const std::string& data) {
+  return run_program({"compress", in, "-o", in + ".out.onnx", "--recipe", "clean", "--data", data});
+}
+
+TEST(BadData, NamesShapesAndTypesThatDoNotFit) {
+  const std::string folder = temp_dir();
+  const std::string in = write_model(folder, "in.onnx", kSmallModel), data = folder + "/data.npz";
+  const auto expect = [&](const std::map<std::string, Tensor>& arrays, const std::string& part) {
+    ASSERT_TRUE(save_npz(data, arrays));
+    const Outcome outcome = compress_on(in, data);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(part));
+    EXPECT_THAT(files_in(folder), ElementsAre("data.npz", "in.onnx"));
+  };
+  const Tensor good = Tensor::of<float>({2, 3}, {1, 2, 3, 4, 5, 6});
+  expect({{"a", good}, {"b", good}}, "no array for input 'x'");
+  expect({{"x", Tensor::of<float>({3, 2}, {1, 2, 3, 4, 5, 6})}}, "needs float[N,3]");
+  expect({{"x", Tensor::of<std::int64_t>({2, 3}, {1, 2, 3, 4, 5, 6})}}, "int64[2,3]");
+  expect({{"x", Tensor::of<float>({0, 3}, {})}}, "no samples");
+  ASSERT_TRUE(save_npz(data, {{"x", good}}));
+  EXPECT_EQ(compress_on(in, data).code, 0);
+}
+
+TEST(BadData, NothingButNanProvesNothing) {
+  const std::string folder = temp_dir();
+  const std::string in = write_model(folder, "in.onnx", kSmallModel), data = folder + "/data.npz";
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  ASSERT_TRUE(save_npz(data, {{"x", Tensor::of<float>({1, 3}, {nan, nan, nan})}}));
+  const Outcome outcome = compress_on(in, data);
+  EXPECT_EQ(outcome.code, 2) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("output 'y' is NaN"));
+  EXPECT_THAT(files_in(folder), ElementsAre("data.npz", "in.onnx"));
+}
+
+TEST(BadTarget, AFileThatMayNotGrowLikeAFullDisk) {
+  const std::string folder = temp_dir();
+  const std::string in = source_path("samples/vit_a.onnx");
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{100'000, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const Outcome outcome = run_program({"compress", in, "-o", folder + "/out.onnx", "--recipe", "int4", "--no-check"});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("out.onnx"));
+  EXPECT_THAT(files_in(folder), ElementsAre());
+}
+
+TEST(FailedGate, LeavesNothingOrKeepsTheResultUnderAnotherName) {
+  const std::string folder = temp_dir();
+  const std::string in = source_path("samples/vit_a.onnx");
+  std::vector<std::string> words = {"compress", in,     "-o",        folder + "/out.onnx",
+                                    "--recipe", "int4", "--max-abs", "1e-6"};
+  const Outcome failed = run_program(words);
+  EXPECT_EQ(failed.code, 1) << failed.err;
+  EXPECT_THAT(failed.err, HasSubstr("max-abs"));
+  EXPECT_THAT(files_in(folder), ElementsAre());
+  words.emplace_back("--keep-failed");
+  EXPECT_EQ(run_program(words).code, 1);
+  EXPECT_THAT(files_in(folder), ElementsAre("out.failed.onnx"));
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct ProofOptions {
   // Measures the algebra of rounding passes apart from the rounding of folded weights (converter/in_double.h). Asked
   // only when the outputs differ by more than float64 arithmetic explains and the user set no gate.
   std::function<Result<std::optional<double>>()> error_in_double;
-  std::function<void(double done)> progress;  // of the comparison, 0..1
+  std::function<void(double done)> progress = nullptr;  // of the comparison, 0..1
 };
 
 // Compares `after` with `before` on `data`: in float64 when the passes claim to be exact or rounding, else in float32.

@@ -32,8 +32,9 @@ TEST(Npz, RoundTripWithTheSameBytesEveryTime) {
 
 TEST(Npz, TypesNumpyLacksBecomeTheNextItHas) {
   const std::string path = test::temp_dir() + "/a.npz";
-  ASSERT_TRUE(save_npz(path, {{"h", *from_doubles(DType::kBFloat16, {2}, {1.5, -2})},
-                              {"q", *from_doubles(DType::kInt4, {3}, {-8, 0, 7})}}));
+  const std::vector<double> halves = {1.5, -2}, nibbles = {-8, 0, 7};
+  ASSERT_TRUE(save_npz(
+      path, {{"h", *from_doubles(DType::kBFloat16, {2}, halves)}, {"q", *from_doubles(DType::kInt4, {3}, nibbles)}}));
   const auto back = load_npz(path);
   ASSERT_TRUE(back) << back.error().message;
   EXPECT_EQ(back->at("h").dtype(), DType::kFloat32);

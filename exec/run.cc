@@ -209,6 +209,17 @@ Result<std::vector<Datum>> Runner::run_step(const GraphPlan& plan, const Step& s
   }
 }
 
+Status Runner::step(const GraphPlan& plan, const Step& step, Frame& frame, const ValueSink& sink) {
+  OF_ASSIGN(std::vector<Datum> outputs, run_step(plan, step, frame));
+  for (std::size_t i = 0; i < step.outputs.size() && i < outputs.size(); ++i) {
+    if (step.outputs[i] < 0) continue;
+    if (sink) OF_TRY(sink(*step.node->output(i), outputs[i]));
+    frame[static_cast<std::size_t>(step.outputs[i])] = std::move(outputs[i]);
+  }
+  for (const int slot : step.frees) frame[static_cast<std::size_t>(slot)] = Datum();
+  return {};
+}
+
 Result<std::vector<Datum>> Runner::run(const GraphPlan& plan, std::vector<Datum> inputs, std::vector<Datum> captured,
                                        const ValueSink& sink) {
   if (inputs.size() > plan.inputs.size()) {
@@ -222,15 +233,7 @@ Result<std::vector<Datum>> Runner::run(const GraphPlan& plan, std::vector<Datum>
   for (std::size_t i = 0; i < captured.size(); ++i) {
     frame[static_cast<std::size_t>(plan.captures[i].second)] = std::move(captured[i]);
   }
-  for (const Step& step : plan.steps) {
-    OF_ASSIGN(std::vector<Datum> outputs, run_step(plan, step, frame));
-    for (std::size_t i = 0; i < step.outputs.size() && i < outputs.size(); ++i) {
-      if (step.outputs[i] < 0) continue;
-      if (sink) OF_TRY(sink(*step.node->output(i), outputs[i]));
-      frame[static_cast<std::size_t>(step.outputs[i])] = std::move(outputs[i]);
-    }
-    for (const int slot : step.frees) frame[static_cast<std::size_t>(slot)] = Datum();
-  }
+  for (const Step& each : plan.steps) OF_TRY(step(plan, each, frame, sink));
   std::vector<Datum> results;
   for (const int slot : plan.outputs) {
     OF_ASSIGN(Datum datum, take(plan, frame, slot));

@@ -36,9 +36,11 @@ class Runner {
   // the node, when memory runs out.
   Result<std::vector<Datum>> run(const GraphPlan& plan, std::vector<Datum> inputs, std::vector<Datum> captured,
                                  const ValueSink& sink = nullptr);
+  // One datum a slot of the plan. Runs one step and frees what nobody reads later; for runs that stop in between.
+  using Frame = std::vector<Datum>;
+  Status step(const GraphPlan& plan, const Step& step, Frame& frame, const ValueSink& sink = nullptr);
 
  private:
-  using Frame = std::vector<Datum>;
   Result<Datum> take(const GraphPlan& plan, Frame& frame, int slot);
   Result<std::vector<Datum>> run_step(const GraphPlan& plan, const Step& step, Frame& frame);
   Result<std::vector<Datum>> call(const GraphPlan& plan, const Step& step, Frame& frame, std::vector<Datum> inputs);

@@ -4,6 +4,7 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
+std::unique_ptr<Pass> make_gptq(const PassOptions&);
 std::unique_ptr<Pass> make_hqq(const PassOptions&);
 std::unique_ptr<Pass> make_rtn(const PassOptions&);
 std::unique_ptr<Pass> make_rtn_search(const PassOptions&);
@@ -69,10 +70,35 @@ constexpr OptionSpec kHqqOptions[] = {
     kInclude,
     kExclude};
 
+constexpr OptionSpec kGptqOptions[] = {
+    kBits,
+    kBlock,
+    kSymmetric,
+    kScales,
+    {"quality", kChoice, "fast",
+     "fast: scales weighted by 1 / U_ii^2; high: scales judged by sweeping the block, then coordinate descent (twice "
+     "the time)",
+     "fast|high"},
+    {"target", kBool, "true",
+     "Aim at the outputs of the model before, residual stream included; false aims at the weights (half the time)"},
+    {"damping", kFloat, "0", "Share of the mean second moment added to all inputs; 0: chosen from the tokens a column",
+     "0..10"},
+    {"held-out", kFloat, "0.05", "Share of the rows of data that is only used to judge", "0..0.5"},
+    {"max-rows", kInt, "0", "Rows of data that enter a second moment, evenly chosen; 0: all", "0.."},
+    kForm,
+    kAccuracyLevel,
+    kGather,
+    kOthers,
+    kMinElements,
+    kInclude,
+    kExclude};
+
 constexpr PassInfo kPasses[] = {
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
      make_convert_blockwise_form},
+    {"gptq", "quantize", kLossy,
+     "As rtn-search, with data: outputs change least, errors are made good by later columns", kGptqOptions, make_gptq},
     {"hqq", "quantize", kLossy, "As rtn, with zero points moved by half-quadratic optimisation", kHqqOptions, make_hqq},
     {"rtn", "quantize", kLossy, "Rounds weights to 2, 3, 4 or 8 bits in blocks (round to nearest)", kRtnOptions,
      make_rtn},

@@ -43,6 +43,42 @@ std::optional<HeadPath> HeadPaths::to_product(const Projection& projection) {
   return path;
 }
 
+std::optional<Projection> HeadPaths::projection(Value* operand, int feature_axis) {
+  const ProjectionPath traced = trace_projection(operand, *context_);
+  const auto layout = operand_layout(traced, *context_);
+  const auto columns = layout ? head_columns(*layout, feature_axis) : std::nullopt;
+  if (!columns) return {};
+  Projection projection = traced.projection;
+  set_columns(projection, *columns);
+  return projection;
+}
+
+bool HeadPaths::find_output(Attention& attention) {
+  Value* at = attention.context;
+  for (int i = 0; i < kMaxSteps; ++i) {
+    Node* node = data_reader(at);
+    if (node == nullptr || node->output() == nullptr) return false;
+    const auto linear = linear_at(*node);
+    if (linear && linear->input == at) {
+      attention.out = linear;
+      const auto path = to_output(attention);
+      if (!path || path->last().axes.empty()) return false;
+      // All columns in order on the last axis.
+      std::int64_t stride = 1;
+      const auto& last = path->last().axes.back();
+      for (auto factor = last.rbegin(); factor != last.rend(); ++factor) {
+        if (!factor->channel || factor->stride != stride) return false;
+        stride *= factor->size;
+      }
+      return stride == linear->in;
+    }
+    if (!moves_elements(*node) && !node->is("Cast") && !node->is("Dropout")) return false;
+    attention.nodes.push_back(node);
+    at = node->output();
+  }
+  return false;
+}
+
 std::optional<HeadPath> HeadPaths::to_output(const Attention& attention) {
   if (!attention.out || attention.fused != nullptr) return {};
   const ProjectionPath traced = trace_projection(attention.q.operand, *context_);

@@ -34,6 +34,11 @@ class HeadPaths {
 
   // From the Linear of q, k or v to the operand of the product. Nullopt: columns cannot be followed.
   std::optional<HeadPath> to_product(const Projection& projection);
+  // The Linear and columns of an operand of a product whose axis `feature_axis` (from the right) is the width of a
+  // head.
+  std::optional<Projection> projection(Value* operand, int feature_axis);
+  // Sets `out` from q, v and context: the Linear that reads the context, heads in order. False: there is none.
+  bool find_output(Attention& attention);
   // From the context to the input of the output Linear. Nullopt: there is none, or columns cannot be followed.
   std::optional<HeadPath> to_output(const Attention& attention);
   // The elements of a shape: see ShapeArithmetic.

@@ -37,11 +37,11 @@ SumTerm term_at(Node& add, std::size_t side) {
     Value* next = nullptr;
     if (node->is("Identity") || (node->is("Dropout") && node->opset() >= 12 && node->input(2) == nullptr)) {
       next = node->input(0);
-    } else if (node->is("Mul")) {
-      for (std::size_t i = 0; i < 2 && next == nullptr; ++i) {
+    } else if (node->is("Mul") || node->is("Div")) {
+      for (std::size_t i = node->is("Div") ? 1 : 0; i < 2 && next == nullptr; ++i) {
         Value* factor = behind_identity(node->input(i));
         if (!is_factor(factor, *term.branch) || constant(node->input(1 - i)) != nullptr) continue;
-        term.factors.push_back(factor);
+        term.factors.push_back({factor, node->is("Div")});
         next = node->input(1 - i);
       }
     }
@@ -79,12 +79,15 @@ std::vector<ParallelSum> find_parallel_sums(const Graph& graph) {
 
 Result<std::vector<double>> factor_of(const SumTerm& term, std::int64_t channels) {
   std::vector<double> product(static_cast<std::size_t>(channels), 1.0);
-  for (const Value* factor : term.factors) {
-    OF_ASSIGN(const std::vector<double> numbers, to_doubles(*factor->constant()));
+  for (const SumFactor& factor : term.factors) {
+    OF_ASSIGN(const std::vector<double> numbers, to_doubles(*factor.value->constant()));
     if (numbers.size() != 1 && numbers.size() != product.size()) {
-      return fail(Code::kInvalidArgument, "'" + factor->name() + "' has not one number per channel");
+      return fail(Code::kInvalidArgument, "'" + factor.value->name() + "' has not one number per channel");
     }
-    for (std::size_t c = 0; c < product.size(); ++c) product[c] *= numbers[numbers.size() == 1 ? 0 : c];
+    for (std::size_t c = 0; c < product.size(); ++c) {
+      const double number = numbers[numbers.size() == 1 ? 0 : c];
+      product[c] = factor.divides ? product[c] / number : product[c] * number;
+    }
   }
   return product;
 }

@@ -9,13 +9,19 @@
 
 namespace onnxfold {
 
+// A constant of one element or one per channel that an operand is multiplied with, or divided by.
+struct SumFactor {
+  Value* value = nullptr;
+  bool divides = false;
+};
+
 // One operand of the sum. `branch` is what is left of it after Identity, Dropout of inference and the factors.
 struct SumTerm {
-  Value* value = nullptr;       // as the Add reads it
-  Node* add = nullptr;          // the Add that reads it
-  Value* branch = nullptr;      // before the factors
-  std::vector<Value*> factors;  // constants of one element or one per channel (layer scale)
-  std::vector<Node*> nodes;     // between `branch` and the Add
+  Value* value = nullptr;          // as the Add reads it
+  Node* add = nullptr;             // the Add that reads it
+  Value* branch = nullptr;         // before the factors
+  std::vector<SumFactor> factors;  // layer scale
+  std::vector<Node*> nodes;        // between `branch` and the Add
 };
 
 struct ParallelSum {

@@ -38,13 +38,13 @@ Result<std::unique_ptr<Model>> with_pairs(const Model& model, const Pairs& pairs
 // The first batches, until there are `samples`.
 Dataset shortened(const Dataset& data, std::int64_t samples) {
   Dataset part;
-  part.origin = data.origin;
   std::int64_t count = 0;
   for (std::size_t i = 0; i < data.batches.size() && (count < samples || samples == 0); ++i) {
     part.batches.push_back(data.batches[i]);
     part.batch_sizes.push_back(i < data.batch_sizes.size() ? data.batch_sizes[i] : 1);
     count += part.batch_sizes.back();
   }
+  part.origin = data.origin + (part.batches.size() < data.batches.size() ? fmt::format(", the first {}", count) : "");
   return part;
 }
 

@@ -209,6 +209,57 @@ TEST(MergeParallelAttention, RotaryEmbedding) {
                        rotated + "Transpose MatMul Mul Softmax MatMul Transpose Reshape MatMul Add Add");
 }
 
+// Two sets of q, k and v whose scores are added before one softmax.
+std::string joined(const std::string& first, const std::string& second, const std::string& outputs,
+                   const std::string& rest = "", const std::string& in = "x", const std::string& other = "x") {
+  std::string text;
+  for (const std::string p : {"a", "c"}) {
+    const std::string& from = p == "a" ? in : other;
+    text += projection(from, p, "q", "0, 2, 1, 3") + projection(from, p, "k", "0, 2, 3, 1") +
+            projection(from, p, "v", "0, 2, 1, 3") + with("$s = MatMul($q, $k)", p);
+  }
+  text += with(first, "a") + with(second, "c") + "j = Add(am, cm) p = Softmax<axis = -1>(j) ";
+  for (const std::string p : {"a", "c"}) {
+    text += with(
+        "$x = MatMul(p, $v) $t = Transpose<perm = [0, 2, 1, 3]>($x) $r = Reshape($t, join) $o = MatMul($r, $wo) "
+        "$e = Add($o, $bo)",
+        p);
+  }
+  return text + outputs + " " + rest;
+}
+const std::string kScale = "$m = Mul($s, scale)";
+const std::string kJoinedSum = "d = Add(x, ae) y = Add(d, ce)";
+const std::string kJoinedOne =
+    "MatMul Add Reshape Transpose MatMul Add Reshape Transpose MatMul Add Reshape Transpose MatMul Mul Softmax MatMul "
+    "Transpose Reshape MatMul Add Add";
+
+TEST(MergeParallelAttention, JoinedBeforeTheSoftmax) {
+  const auto model = expect_operators(kPass, net(joined(kScale, kScale, kJoinedSum)), kJoinedOne);
+  // Two heads as before, each of eight elements.
+  EXPECT_EQ(model->graph().nodes_of("Reshape").front()->input(1)->constant()->dims(), Dims{4});
+  const auto shape = to_int64s(*model->graph().nodes_of("Reshape").front()->input(1)->constant());
+  ASSERT_TRUE(shape.has_value());
+  EXPECT_EQ(*shape, (std::vector<std::int64_t>{0, 0, 2, 8}));
+}
+TEST(MergeParallelAttention, JoinedWithOtherScalesNormsAndLayerScale) {
+  expect_operators(
+      kPass,
+      net(norm("x", "n", 1) + norm("x", "m", 2) +
+          joined(kScale, "$m = Div($s, other)", "g = Mul(ce, s1) d = Add(x, ae) y = Add(d, g)", "", "n", "m")),
+      "LayerNormalization " + kJoinedOne);
+}
+TEST(MergeParallelAttention, KeepsJoinedAttentionsThatDoNotFit) {
+  const auto kept = [](const std::string& text, const std::string& outputs = "double[B, S, 8] y") {
+    expect_unchanged(kPass, net(text, "double[B, S, 8] x", outputs));
+  };
+  kept(joined(kScale, kScale, kJoinedSum, "z = Identity(p)"), "double[B, S, 8] y, double[B, H, S, T] z");
+  kept(joined(kScale, kScale, kJoinedSum, "z = Identity(cs)"), "double[B, S, 8] y, double[B, H, S, T] z");
+  kept(joined(kScale, kScale, kJoinedSum, "z = Identity(am)"), "double[B, S, 8] y, double[B, H, S, T] z");
+  kept("r0 = Relu(x) " + joined(kScale, kScale, kJoinedSum, "", "x", "r0"));
+  kept(joined(kScale, kScale, "d = Add(x, ae) r0 = Relu(d) y = Add(r0, ce)"));
+  kept(norm("x", "n", 1) + norm("x", "m", 2, "1e-6") + joined(kScale, kScale, kJoinedSum, "", "n", "m"));
+}
+
 void expect_kept(const std::string& text) { expect_unchanged(kPass, text); }
 TEST(MergeParallelAttention, KeepsOtherInputsAndStatistics) {
   expect_kept(net(attention("x", "a", "f") + "r = Relu(x) " + attention("r", "c", "g") + kSum));

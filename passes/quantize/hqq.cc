@@ -3,9 +3,10 @@
 // The scale is that of the range, s = (hi - lo) / (2^bits - 1). Wanted: the zero point z with the least sum of |D|^p,
 // D = v - s (q - z) the errors, p = 0.7. Repeat with growing beta: E = sign(D) max(|D| - |D|^(p-1) / beta, 0), the
 // part of the error that is left to outliers; z = mean(q - (v - E) / s); q rounded anew. Here D is measured in steps,
-// so that scaling a weight changes no code. The best z by sum of |D| wins, block by block.
-// Where zero points are codes, z cannot move freely and the scale takes its place: for both neighbours of the best z
-// the quadratic half is solved for s = <v - E, q - z> / <q - z, q - z>, as often, and the best of all wins.
+// so that scaling a weight changes no code. The best by sum of D^2 wins, block by block, of a start with the exact and
+// one with the rounded zero point of the range. Float zero points: the scale has its turn after z. Where zero points
+// are codes, z cannot move freely and the scale takes its place: for both neighbours of the best z the quadratic half
+// is solved for s = <v - E, q - z> / <q - z, q - z>, a few times, and the best of all wins.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "passes/quantize/hqq.cc"
 #include <hwy/foreach_target.h>
@@ -21,6 +22,7 @@ using D = hn::CappedTag<float, kLanes>;
 using V = hn::Vec<D>;
 
 constexpr int kRounds = 20;
+constexpr int kScaleRounds = 8;     // settles sooner
 constexpr float kExponent = -0.3F;  // p - 1
 constexpr float kBeta = 10, kGrowth = 1.01F;
 
@@ -41,28 +43,6 @@ HWY_INLINE V rough_power(D d, V x) {
   return hn::Mul(fraction, hn::BitCast(d, shifted));
 }
 
-struct Step {
-  V error;  // sum of |D| at z
-  V next;   // z that minimises the quadratic half
-};
-
-HWY_INLINE Step half_quadratic(D d, const float* values, std::int64_t count, V factor, V z, V top, float beta) {
-  Step step{hn::Zero(d), hn::Zero(d)};
-  const auto tiny = hn::Set(d, 1e-6F), weight = hn::Set(d, 1 / beta);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto v = hn::Mul(hn::LoadU(d, values + i * kLanes), factor);
-    const auto q = hn::Min(hn::Max(hn::Round(hn::Add(v, z)), hn::Zero(d)), top);
-    const auto miss = hn::Sub(v, hn::Sub(q, z));
-    const auto size = hn::Abs(miss);
-    const auto shrunk = hn::Max(hn::Sub(size, hn::Mul(rough_power(d, hn::Max(size, tiny)), weight)), hn::Zero(d));
-    const auto outlier = hn::CopySign(shrunk, miss);
-    step.error = hn::Add(step.error, size);
-    step.next = hn::Add(step.next, hn::Sub(q, hn::Sub(v, outlier)));
-  }
-  step.next = hn::Div(step.next, hn::Set(d, static_cast<float>(count)));
-  return step;
-}
-
 // The best (scale, zero point) so far, by the sum of |D|.
 struct Best {
   V scale, z, error;
@@ -81,11 +61,32 @@ HWY_INLINE V ratio(D d, V x, V y) {
   return hn::IfThenElseZero(some, hn::Div(x, hn::IfThenElse(some, y, hn::Set(d, 1.0F))));
 }
 
+// The zero point's turn, at a scale that stays.
+HWY_INLINE void move_zero(D d, const float* values, std::int64_t count, V scale, V z, V top, int rounds, Best& best) {
+  const auto tiny = hn::Set(d, 1e-6F), factor = ratio(d, hn::Set(d, 1.0F), scale);
+  const auto share = hn::Set(d, 1 / static_cast<float>(count)), area = hn::Mul(scale, scale);
+  float beta = kBeta;
+  for (int round = 0; round < rounds; ++round, beta *= kGrowth) {
+    const auto weight = hn::Set(d, 1 / beta);
+    auto error = hn::Zero(d), next = hn::Zero(d);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto v = hn::Mul(hn::LoadU(d, values + i * kLanes), factor);
+      const auto q = hn::Min(hn::Max(hn::Round(hn::Add(v, z)), hn::Zero(d)), top);
+      const auto miss = hn::Sub(v, hn::Sub(q, z)), size = hn::Abs(miss);
+      const auto shrunk = hn::Max(hn::Sub(size, hn::Mul(rough_power(d, hn::Max(size, tiny)), weight)), hn::Zero(d));
+      error = hn::Add(error, hn::Mul(size, size));
+      next = hn::Add(next, hn::Sub(q, hn::Sub(v, hn::CopySign(shrunk, miss))));
+    }
+    offer(scale, z, hn::Mul(error, area), best);
+    z = hn::Mul(next, share);
+  }
+}
+
 // The scale's turn, at a zero point that stays.
 HWY_INLINE void move_scale(D d, const float* values, std::int64_t count, V scale, V z, V top, Best& best) {
   const auto tiny = hn::Set(d, 1e-6F);
   float beta = kBeta;
-  for (int round = 0; round < kRounds; ++round, beta *= kGrowth) {
+  for (int round = 0; round < kScaleRounds; ++round, beta *= kGrowth) {
     const auto factor = ratio(d, hn::Set(d, 1.0F), scale), weight = hn::Set(d, 1 / beta);
     auto error = hn::Zero(d), vq = hn::Zero(d), qq = hn::Zero(d);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -93,11 +94,11 @@ HWY_INLINE void move_scale(D d, const float* values, std::int64_t count, V scale
       const auto q = hn::Sub(hn::Min(hn::Max(hn::Round(hn::Add(v, z)), hn::Zero(d)), top), z);
       const auto miss = hn::Sub(v, q), size = hn::Abs(miss);
       const auto shrunk = hn::Max(hn::Sub(size, hn::Mul(rough_power(d, hn::Max(size, tiny)), weight)), hn::Zero(d));
-      error = hn::Add(error, size);
+      error = hn::Add(error, hn::Mul(size, size));
       vq = hn::Add(vq, hn::Mul(q, hn::Sub(v, hn::CopySign(shrunk, miss))));
       qq = hn::Add(qq, hn::Mul(q, q));
     }
-    offer(scale, z, hn::Mul(error, hn::Abs(scale)), best);
+    offer(scale, z, hn::Mul(error, hn::Mul(scale, scale)), best);
     scale = hn::Mul(scale, ratio(d, vq, qq));
   }
 }
@@ -121,19 +122,19 @@ void optimise(const float* values, std::int64_t count, const BlockGrid& grid, bo
     const auto range = hn::Sub(high, low);
     const auto scale = hn::IfThenElse(hn::Eq(range, zero), hn::Abs(low), hn::Div(range, top));  // one value only?
     const auto factor = ratio(d, one, scale);
-    auto z = hn::Neg(hn::Mul(low, factor));
-    Best best{scale, z, much};
-    float beta = kBeta;
-    for (int i = 0; i < kRounds; ++i, beta *= kGrowth) {
-      const Step next = half_quadratic(d, block, count, factor, z, top, beta);
-      offer(scale, z, next.error, best);
-      z = next.next;
-    }
+    const auto exact = hn::Neg(hn::Mul(low, factor));
+    Best best{scale, exact, much};
+    move_zero(d, block, count, scale, exact, top, kRounds, best);
+    move_zero(d, block, count, scale, hn::Round(exact), top, kRounds, best);  // off the grid of the extremes
     if (whole) {
       const auto below = hn::Min(hn::Max(hn::Floor(best.z), zero), top), above = hn::Min(hn::Add(below, one), top);
       best = {scale, below, much};
       move_scale(d, block, count, scale, below, top, best);
       move_scale(d, block, count, scale, above, top, best);
+    } else {
+      move_scale(d, block, count, best.scale, best.z, top, best);
+      move_zero(d, block, count, best.scale, best.z, top, kScaleRounds, best);
+      move_scale(d, block, count, best.scale, best.z, top, best);
     }
     hn::StoreU(best.scale, d, scales + lane);
     hn::StoreU(hn::Neg(hn::Mul(best.z, best.scale)), d, lows + lane);

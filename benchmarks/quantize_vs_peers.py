@@ -1,0 +1,144 @@
+"""Output error of data-free low-bit weights: onnxfold beside ONNX Runtime's quantizers, the same model, the same text.
+
+    python benchmarks/quantize_vs_peers.py MODEL.onnx DATA.npz [--only TEXT]
+
+MODEL and DATA as export_minilm.py writes them (or any encoder with a mask named attention_mask). Only MatMul weights are
+quantized, activations stay float32 (accuracy level 0), so that the weights make all of the error. Columns: bits per weight
+counted over codes, scales and zero points of the file; seconds of the whole process (ONNX Runtime: of process() alone);
+relative L2 error of the first output on unmasked positions, in percent; (1 - cosine) of mean-pooled embeddings x 10^4."""
+
+import argparse
+import contextlib
+import logging
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+
+ONNXFOLD = pathlib.Path(__file__).resolve().parent.parent / "build/release/cli/onnxfold"
+
+
+def outputs(path, feeds):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0]
+
+
+def pooled(hidden, mask):
+    return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+
+
+def errors(got, wanted, mask):
+    kept = mask.astype(bool)
+    relative = np.linalg.norm(got[kept] - wanted[kept]) / np.linalg.norm(wanted[kept])
+    a, b = pooled(got, mask), pooled(wanted, mask)
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return 100 * relative, 1e4 * (1 - cosine.mean())
+
+
+def stored_bits(path):
+    """Bits per quantized weight: everything that feeds MatMulNBits but its activations and bias."""
+    model = onnx.load(path)
+    sizes = {t.name: len(t.raw_data) or onnx.numpy_helper.to_array(t).nbytes for t in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    total = weights = 0
+    seen = set()
+
+    def count(name):
+        if not name or name in seen:
+            return 0
+        seen.add(name)
+        if name in sizes:
+            return sizes[name]
+        return sum(count(i) for i in makers[name].input) if name in makers else 0
+
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            attributes = {a.name: a.i for a in node.attribute}
+            weights += attributes["K"] * attributes["N"]
+            total += sum(count(name) for name in node.input[1:4])
+    return 8 * total / max(weights, 1), weights
+
+
+def fold(model, target, options):
+    name, _, rest = options.partition(":")
+    step = f"{name}:gather=false,accuracy-level=0{',' if rest else ''}{rest}"
+    start = time.perf_counter()
+    done = subprocess.run([ONNXFOLD, "compress", model, "-o", target, "-f", "-q", "--no-check", "--pass", step],
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return time.perf_counter() - start
+
+
+def ort(model, target, options):
+    from onnxruntime.quantization import matmul_nbits_quantizer as q
+
+    settings = dict(part.split("=") for part in options.split(",") if part)
+    bits, block, symmetric = int(settings.get("bits", 4)), int(settings.get("block", 32)), settings.get("symmetric", "1") == "1"
+    common = {"op_types_to_quantize": ("MatMul",)}
+    method = settings.get("method", "rtn")
+    if method == "hqq":
+        config = q.HQQWeightOnlyQuantConfig(block_size=block, bits=bits, quant_axes=(("MatMul", 0),), **common)
+    elif method == "k_quant":
+        config = q.KQuantWeightOnlyQuantConfig(**common)
+    else:
+        config = q.DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=symmetric, accuracy_level=0, bits=bits, **common)
+    quantizer = q.MatMulNBitsQuantizer(onnx.load(model), bits=bits, block_size=block, is_symmetric=symmetric, accuracy_level=0,
+                                       algo_config=config)
+    logging.disable(logging.INFO)
+    start = time.perf_counter()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        quantizer.process()
+    seconds = time.perf_counter() - start
+    quantizer.model.save_model_to_file(str(target))
+    return seconds
+
+
+ROWS = [
+    (ort, "bits=4"), (fold, "rtn"), (fold, "rtn-search"),
+    (ort, "bits=4,symmetric=0"), (fold, "rtn:symmetric=false"), (fold, "rtn-search:symmetric=false"), (fold, "hqq"),
+    (ort, "method=hqq"), (fold, "hqq:zero-points=float"), (ort, "method=hqq,block=64"), (fold, "hqq:zero-points=float,block=64"),
+    (ort, "method=k_quant"),
+    (fold, "rtn:block=16,scales=float16"), (fold, "rtn-search:block=16,scales=float16"),
+    (fold, "rtn-search:block=16,scales=int8"), (fold, "rtn-search:scales=float16"),
+    (fold, "rtn-search:symmetric=false,scales=float16"), (fold, "rtn-search:symmetric=false,block=16,scales=int8"),
+    (fold, "rtn-search:symmetric=false,block=16,scales=float16"), (fold, "hqq:block=16,scales=int8"),
+    (fold, "rtn-search:block=16,scales=power-of-two"), (fold, "rtn:scales=power-of-two"),
+    (fold, "rtn-search:scales=power-of-two"),
+    (ort, "bits=8"), (fold, "rtn:bits=8"), (fold, "rtn-search:bits=8,scales=float16"), (fold, "rtn:bits=8,block=channel"),
+    (fold, "rtn:bits=3"), (fold, "rtn-search:bits=3"), (fold, "rtn-search:bits=3,symmetric=false"),
+    (ort, "bits=2"), (fold, "rtn:bits=2"), (fold, "rtn-search:bits=2"), (fold, "rtn-search:bits=2,symmetric=false,block=16,scales=float16"),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--only", default="", help="rows whose text contains this")
+    arguments = parser.parse_args()
+    feeds = dict(np.load(arguments.data))
+    mask = feeds["attention_mask"].astype(np.float32)
+    wanted = outputs(arguments.model, feeds)
+    print(f"{'':56}{'bits':>7}{'seconds':>9}{'error %':>9}{'cos e-4':>9}")
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder) / "low.onnx"
+        for make, options in ROWS:
+            label = ("onnxruntime " if make is ort else "onnxfold    ") + options
+            if arguments.only not in label:
+                continue
+            try:
+                seconds = make(arguments.model, target, options)
+                relative, cosine = errors(outputs(target, feeds), wanted, mask)
+                print(f"{label:56}{stored_bits(target)[0]:7.3f}{seconds:9.2f}{relative:9.2f}{cosine:9.1f}", flush=True)
+            except Exception as error:  # a row that fails is a result
+                print(f"{label:56} failed: {str(error).splitlines()[0][:90]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,12 +80,15 @@ bool HeadPaths::find_output(Attention& attention) {
 }
 
 std::optional<HeadPath> HeadPaths::to_output(const Attention& attention) {
-  if (!attention.out || attention.fused != nullptr) return {};
+  if (!attention.out) return {};
   const ProjectionPath traced = trace_projection(attention.q.operand, *context_);
   const auto q = operand_layout(traced, *context_);
   if (!q) return {};
   HeadPath path;
-  path.first = context_layout(*q, attention.v.width);
+  // Operators with heads side by side on the last axis give them back there.
+  const bool flat = attention.fused != nullptr && q->axes.size() == 3;
+  path.first = flat ? HeadLayout::of(*attention.context, attention.heads * attention.v.width)
+                    : context_layout(*q, attention.v.width);
   Value* at = attention.context;
   for (int i = 0; i < kMaxSteps && at != attention.out->input; ++i) {
     context_->numbers.refine(at, channel_extents(path.last()));

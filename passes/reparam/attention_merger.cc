@@ -43,7 +43,8 @@ std::string AttentionMerger::plan() {
   std::string why = plan_output();
   if (why.empty()) why = growth_.check_shape_readers();
   if (why.empty()) why = plan_columns();
-  return why.empty() && grows_ == Grows::kHeads ? plan_scores() : why;
+  if (!why.empty() || grows_ == Grows::kWidth) return why;
+  return host.fused != nullptr ? plan_operator() : plan_scores();
 }
 
 Growth AttentionMerger::growth_of(const Projection& p) const {
@@ -136,14 +137,34 @@ std::string AttentionMerger::plan_scores() {
       return node->label() + " reshapes the scores";
     score_nodes_.push_back(node);
   }
-  for (const Value* mask : a.masks) {
+  return check_masks(head_axis_, head_axis_);
+}
+
+std::string AttentionMerger::check_masks(int head_axis, int least_rank) const {
+  for (const Value* mask : host_.attention.masks) {
     const auto rank = mask->rank();
     if (!rank) return "the shape of its mask is not known";
-    if (*rank < head_axis_) continue;
-    if ((*mask->type().shape)[static_cast<std::size_t>(*rank - head_axis_)].value != 1)
+    if (*rank < least_rank) continue;
+    if ((*mask->type().shape)[static_cast<std::size_t>(*rank - head_axis)].value != 1)
       return "its mask has an axis of heads";
   }
   return {};
+}
+
+// Masks of three dimensions begin with heads in ai.onnx Attention, with the batch in MultiHeadAttention.
+std::string AttentionMerger::plan_operator() const {
+  const Node& node = *host_.attention.fused;
+  for (const char* name : {"num_heads", "q_num_heads", "kv_num_heads"}) {
+    if (node.attr_int(name, 0) % per_ != 0) return "the heads do not divide those of " + node.label();
+  }
+  return check_masks(3, node.domain().empty() ? 3 : 4);
+}
+
+void AttentionMerger::grow_operator() const {
+  Node& node = *host_.attention.fused;
+  for (const char* name : {"num_heads", "q_num_heads", "kv_num_heads"}) {
+    if (node.attr_int(name, 0) > 0) node.set_attribute(name, times(node.attr_int(name, 0)));
+  }
 }
 
 bool AttentionMerger::differs(std::size_t role) const {
@@ -157,6 +178,7 @@ Status AttentionMerger::apply(Graph& graph) {
   OF_TRY(stack_output());
   growth_.apply(graph);
   for (const Node* node : score_nodes_) grow_score(*node);
+  if (host_.attention.fused != nullptr) grow_operator();
   drop_factors(graph, host_.term);
   for (const Shared& shared : shared_) {
     if (shared.fold) OF_TRY(read_plain_norm(graph, host_.inputs[shared.roles.front()], *shared.linear));

@@ -18,7 +18,8 @@
 
 namespace onnxfold {
 
-// One attention of a sum. REQUIRES for merging: q, k, v and out are Linears, scale is known, chain spelling.
+// One attention of a sum. REQUIRES for merging: q, k, v and out are Linears, scale is known; an operator (if it is one)
+// is ai.onnx Attention or com.microsoft MultiHeadAttention.
 struct AttentionBranch {
   SumTerm term;
   Attention attention;
@@ -65,6 +66,9 @@ class AttentionMerger {
   std::string plan_columns();
   std::string check_bijection(const Shared& shared) const;
   std::string plan_scores();
+  std::string plan_operator() const;
+  std::string check_masks(int head_axis, int least_rank) const;
+  void grow_operator() const;
   bool differs(std::size_t role) const;
   Status fill(Shared& shared);
   Status fill(Shared& shared, std::size_t role, std::size_t branch, std::int64_t& heads_before);

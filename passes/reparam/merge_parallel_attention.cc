@@ -1,13 +1,13 @@
 // x + Attention1(N1(x)) + Attention2(N2(x)) => x + Attention(N(x)), the heads of both
 // P = softmax(s (q1 k1^T + q2 k2^T)), P v1 O1 + P v2 O2 => softmax(s q k^T) v O, heads as wide as both
 //
-// Attentions of chain spelling with the same head widths, masks, rotary tables and ratio of query to key-value heads,
-// whose results meet in a tree of Adds (any order, layer scale per branch) and that read the same values or norms of
-// the same values with the same epsilon. Columns of q, k and v are put side by side head by head, rows of the output
-// Linear are stacked; the operators of one attention stay, and what says how many heads there are is rewritten
-// (passes/reparam/head_growth.h). Different gains and biases of the norms and different scales go into the Linears. Not
-// merged: norms of q and k, key-value caches, gates, masks with an axis of heads. M7, M9 and M1 of the
-// method notes (structural reparameterization, arXiv 2511.19718). Rounding.
+// Attentions (chains; ai.onnx Attention, com.microsoft MultiHeadAttention) with the same head widths, masks, rotary
+// tables and ratio of query to key-value heads, whose results meet in a tree of Adds (any order, layer scale per
+// branch) and that read the same values or norms of the same values with the same epsilon. Columns of q, k and v are
+// put side by side head by head, rows of the output Linear are stacked; the operators of one attention stay, and what
+// says how many heads there are is rewritten (passes/reparam/head_growth.h). Different gains and biases of the norms
+// and different scales go into the Linears. Not merged: norms of q and k, key-value caches, gates, masks with an axis
+// of heads. M7, M9 and M1 of the method notes (structural reparameterization, arXiv 2511.19718). Rounding.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -52,8 +52,13 @@ bool plain_product(const Node* node) {
 
 std::string unfit(const AttentionBranch& branch) {
   const Attention& a = branch.attention;
-  if (a.fused != nullptr) return "it is one operator";
-  if (!plain_product(a.score_product) || !plain_product(a.context_product)) return "its products are no MatMul";
+  if (a.fused != nullptr) {
+    if (!a.fused->is("Attention") && !a.fused->is("MultiHeadAttention", "com.microsoft"))
+      return "an operator of another kind";
+    if (a.packed_bias != nullptr) return "its operator adds biases";
+  } else if (!plain_product(a.score_product) || !plain_product(a.context_product)) {
+    return "its products are no MatMul";
+  }
   if (!a.out) return "its output Linear was not found";
   if (a.gate != nullptr || a.inner_norm) return "a gate or norm stands before its output Linear";
   if (!a.scale) return "its scale is not known";
@@ -88,8 +93,23 @@ std::string signature(const Projection& projection) {
   return text;
 }
 
+// The same operator with the same attributes, heads and scale excepted; or chains.
+bool same_operator(const Node* a, const Node* b) {
+  if (a == nullptr || b == nullptr) return a == b;
+  if (a->op_type() != b->op_type() || a->domain() != b->domain() || a->outputs().size() != b->outputs().size())
+    return false;
+  for (const char* name : {"is_causal", "unidirectional", "qk_matmul_output_mode", "softmax_precision"}) {
+    if (a->attr_int(name, 0) != b->attr_int(name, 0)) return false;
+  }
+  for (const char* name : {"softcap", "mask_filter_value"}) {
+    if (a->attr_float(name, 0) != b->attr_float(name, 0)) return false;
+  }
+  return true;
+}
+
 std::string conflict(const AttentionBranch& x, const AttentionBranch& y) {
   const Attention &a = x.attention, &b = y.attention;
+  if (!same_operator(a.fused, b.fused)) return "it is spelled with other operators";
   for (std::size_t i = 0; i < 3; ++i) {
     if (std::string why = input_conflict(x.inputs[i], y.inputs[i]); !why.empty()) return why;
   }

@@ -209,6 +209,43 @@ TEST(MergeParallelAttention, RotaryEmbedding) {
                        rotated + "Transpose MatMul Mul Softmax MatMul Transpose Reshape MatMul Add Add");
 }
 
+std::string by_operator(const std::string& p, const std::string& out, const std::string& op,
+                        const std::string& more = "") {
+  return with("$q = MatMul(x, $wq) $k = MatMul(x, $wk) $v = MatMul(x, $wv) $c = " + op + "($q, $k, $v" + more +
+                  ") $o = "
+                  "MatMul($c, $wo) " +
+                  out + " = Add($o, $bo)",
+              p);
+}
+std::string newest(const std::string& nodes, const std::string& inputs = "double[B, S, 8] x") {
+  std::string text = net(nodes, inputs);
+  return text.replace(text.find("18"), 2, "23");
+}
+TEST(MergeParallelAttention, Operators) {
+  const std::string one = "MatMul MatMul MatMul Attention MatMul Add Add";
+  const std::string op = "Attention<q_num_heads = 2, kv_num_heads = 2>";
+  const auto model = expect_operators(kPass, newest(by_operator("a", "f", op) + by_operator("c", "g", op) + kSum), one);
+  EXPECT_EQ(model->graph().nodes_of("Attention").front()->attr_int("q_num_heads", 0), 4);
+  expect_operators(kPass,
+                   newest(by_operator("a", "f", op, ", mk") + by_operator("c", "g", op, ", mk") + kSum,
+                          "double[B, S, 8] x, double[B, 1, S, S] mk"),
+                   one);
+  const std::string microsoft = "com.microsoft.MultiHeadAttention<num_heads = 2>";
+  expect_operators(kPass, net(by_operator("a", "f", microsoft) + by_operator("c", "g", microsoft) + kSum),
+                   "MatMul MatMul MatMul MultiHeadAttention MatMul Add Add");
+}
+TEST(MergeParallelAttention, KeepsOtherOperators) {
+  const std::string op = "Attention<q_num_heads = 2, kv_num_heads = 2>";
+  const auto kept = [](const std::string& text) { expect_unchanged(kPass, text); };
+  kept(newest(by_operator("a", "f", op) +
+              by_operator("c", "g", "Attention<q_num_heads = 2, kv_num_heads = 2, is_causal = 1>") + kSum));
+  kept(
+      newest(by_operator("a", "f", op) + by_operator("c", "g", "Attention<q_num_heads = 4, kv_num_heads = 4>") + kSum));
+  kept(newest(by_operator("a", "f", op, ", mk") + by_operator("c", "g", op, ", mk") + kSum,
+              "double[B, S, 8] x, double[B, 2, S, S] mk"));
+  kept(newest(by_operator("a", "f", op) + attention("x", "c", "g") + kSum));
+}
+
 // Two sets of q, k and v whose scores are added before one softmax.
 std::string joined(const std::string& first, const std::string& second, const std::string& outputs,
                    const std::string& rest = "", const std::string& in = "x", const std::string& other = "x") {

@@ -34,6 +34,7 @@ constexpr KernelRows (*kFiles[])() = {
     expand_kernels,
     gather_block_quantized_kernels,
     gather_kernels,
+    gelu_ort_kernels,
     grid_sample_kernels,
     gru_kernels,
     integer_products_kernels,

@@ -38,13 +38,17 @@ class Matcher {
  public:
   Matcher(Node& softmax, StructureContext& context) : softmax_(softmax), context_(context) {}
 
-  bool match() {
+  bool match_products() {
     const Context after = trace_context(softmax_.output());
     if (after.product == nullptr) return fail(softmax_, "its result is not multiplied with values");
-    const Scores scores = trace_scores(softmax_.input(0), context_);
-    if (scores.product == nullptr) return fail(softmax_, scores.problem);
-    take_scores(scores, after);
-    if (!projections(scores)) return false;
+    scores_ = trace_scores(softmax_.input(0), context_);
+    if (scores_.product == nullptr) return fail(softmax_, scores_.problem);
+    take_scores(scores_, after);
+    return true;
+  }
+
+  bool match() {
+    if (!match_products() || !projections(scores_)) return false;
     const std::int64_t axis = softmax_.attr_int("axis", -1), rank = static_cast<std::int64_t>(q_layout_.axes.size());
     if (!softmax_.input(0)->rank() && axis > 0 && axis != rank - 1)
       return fail(softmax_, "it is not over the last axis");
@@ -145,6 +149,7 @@ class Matcher {
   Node& softmax_;
   StructureContext& context_;
   Attention attention_;
+  Scores scores_;
   HeadLayout q_layout_;
   StructureNote note_;
 };
@@ -207,6 +212,18 @@ bool Attention::separate() const {
     return p.offset == 0 && p.heads * p.width == p.linear->out && p.element_stride == 1 && p.head_stride == p.width;
   };
   return whole(q) && whole(k) && whole(v);
+}
+
+std::vector<Attention> find_attention_products(const Graph& graph) {
+  StructureContext context(graph);
+  std::vector<Attention> found;
+  for (Node* node : graph.nodes()) {
+    if (!node->is("Softmax") || node->output() == nullptr || !node->input(0)->rank() || !over_last_axis(*node))
+      continue;
+    Matcher matcher(*node, context);
+    if (matcher.match_products()) found.push_back(matcher.take());
+  }
+  return found;
 }
 
 std::vector<Attention> find_attentions(const Graph& graph, std::vector<StructureNote>* notes) {

@@ -69,5 +69,8 @@ struct Attention {
 // All of a graph in topological order of their softmax. Notes say of every Softmax that feeds a product (or fused
 // operator) why it was not understood.
 std::vector<Attention> find_attentions(const Graph& graph, std::vector<StructureNote>* notes = nullptr);
+// Only softmax, the two products, context, masks, scale and softcap between them and their nodes, of every Softmax over
+// the last axis that stands between two products: whatever makes q, k and v.
+std::vector<Attention> find_attention_products(const Graph& graph);
 
 }  // namespace onnxfold

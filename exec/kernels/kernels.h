@@ -27,6 +27,7 @@ KernelRows elementwise_unary_kernels();
 KernelRows expand_kernels();
 KernelRows gather_block_quantized_kernels();
 KernelRows gather_kernels();
+KernelRows gelu_ort_kernels();
 KernelRows grid_sample_kernels();
 KernelRows gru_kernels();
 KernelRows integer_products_kernels();

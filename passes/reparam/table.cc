@@ -4,11 +4,15 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_fold_idle_channels(const PassOptions&);
+std::unique_ptr<Pass> make_expand_activation(const PassOptions&);
+std::unique_ptr<Pass> make_expand_linear(const PassOptions&);
+std::unique_ptr<Pass> make_expand_norm(const PassOptions&);
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
 std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_value_bias(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_activation(const PassOptions&);
+std::unique_ptr<Pass> make_fuse_attention(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_norm(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_branches(const PassOptions&);
 std::unique_ptr<Pass> make_merge_conv_chain(const PassOptions&);
@@ -59,7 +63,23 @@ constexpr OptionSpec kParallelizeOptions[] = {
     {"rescore", kBool, "true", "Measure what is left anew after each choice; false: rank by each pair alone"},
 };
 
+constexpr OptionSpec kExpandOptions[] = {
+    {"only-contrib", kBool, "false",
+     "Only ONNX Runtime's own operators; the standard one takes their place where the model's opset has it"},
+};
+
 constexpr PassInfo kPasses[] = {
+    {"expand-activation", "reparam", kRounding,
+     "Spells GELU, Swish, HardSwish and Mish with the operators of older opsets", kExpandOptions,
+     make_expand_activation},
+    {"expand-linear",
+     "reparam",
+     kRounding,
+     "Makes standard operators of ONNX Runtime's FusedMatMul, FusedGemm and FusedConv",
+     {},
+     make_expand_linear},
+    {"expand-norm", "reparam", kRounding, "Spells LayerNorm, RMSNorm and GroupNorm with the operators of older opsets",
+     kExpandOptions, make_expand_norm},
     {"fold-idle-channels",
      "reparam",
      kRounding,
@@ -89,6 +109,12 @@ constexpr PassInfo kPasses[] = {
      "Makes one operator of the chains that spell GELU, SiLU, HardSwish, Mish or Softplus",
      {},
      make_fuse_activation},
+    {"fuse-attention",
+     "reparam",
+     kRounding,
+     "Makes one Attention operator of products, scale, mask and Softmax",
+     {},
+     make_fuse_attention},
     {"fuse-norm",
      "reparam",
      kRounding,

@@ -283,5 +283,25 @@ TEST(NonMaxSuppression, EmptyResult) {
                              0, {0, 3}, {});
 }
 
+void expect_near(const std::vector<float>& actual, const std::vector<float>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_NEAR(actual[i], expected[i], 1e-6) << i;
+}
+
+TEST(Gelu, FusionsOfOnnxRuntime) {
+  const Array x = floats({2, 2}, {-1, 0.5F, 2, -3}), bias = floats({2}, {1, -0.5F});
+  const Array moved = floats({2, 2}, {-2, 1, 1, -2.5F});  // plus the bias this is x
+  const std::vector<float> gelu = {-0.15865525F, 0.34573123F, 1.9544997F, -0.00404969F};
+  const std::vector<float> tanh_gelu = {-0.15880801F, 0.345714F, 1.9545977F, -0.00363739F};
+  const std::vector<float> quick_gelu = {-0.15420423F, 0.35038844F, 1.9356586F, -0.01807131F};
+  expect_near(values_of(run_op("Gelu", {x}, {}, kMicrosoft)), gelu);
+  expect_near(values_of(run_op("FastGelu", {x}, {}, kMicrosoft)), tanh_gelu);
+  expect_near(values_of(run_op("QuickGelu", {x}, {}, kMicrosoft)), quick_gelu);
+  expect_near(values_of(run_op("BiasGelu", {moved, bias}, {}, kMicrosoft)), gelu);
+  expect_near(values_of(run_op("FastGelu", {moved, bias}, {}, kMicrosoft)), tanh_gelu);
+  expect_failure(run_op("BiasGelu", {moved, floats({3}, {1, 2, 3})}, {}, kMicrosoft), Code::kInvalidArgument,
+                 "bias of shape");
+}
+
 }  // namespace
 }  // namespace onnxfold

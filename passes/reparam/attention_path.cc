@@ -22,13 +22,6 @@ bool inference_dropout(const Node& node) {
   return scalar_constant(node.input(2)) == 0.0;
 }
 
-// All readers of `value` are among `nodes`, or look at its shape only.
-bool read_by(const Value& value, const std::vector<Node*>& nodes) {
-  return std::all_of(value.uses().begin(), value.uses().end(), [&](const Use& use) {
-    return use.node != nullptr && (use.node->is("Shape") || use.node->is("Size") || contains(nodes, use.node));
-  });
-}
-
 bool refuse(std::string& why, std::string reason) {
   why = std::move(reason);
   return false;
@@ -54,6 +47,12 @@ bool fused_without_mask(const Attention& attention) {
 }
 
 }  // namespace
+
+bool read_by(const Value& value, const std::vector<Node*>& nodes) {
+  return std::all_of(value.uses().begin(), value.uses().end(), [&](const Use& use) {
+    return use.node != nullptr && (use.node->is("Shape") || use.node->is("Size") || contains(nodes, use.node));
+  });
+}
 
 bool plain_projection(const Attention& attention, const Projection& projection, std::string& why) {
   if (projection.norm) return refuse(why, "a norm stands between projection and product");

@@ -7,6 +7,9 @@
 
 namespace onnxfold {
 
+// Are all readers of `value` among `nodes`, but for those that look at its shape only?
+bool read_by(const Value& value, const std::vector<Node*>& nodes);
+
 // Nothing but the attention reads what is between the projection's Linear and its operand, and only operators that
 // treat all positions alike stand there (no norm, rotary embedding, cache or learned extra positions). Otherwise `why`
 // says what stands in the way. REQUIRES: projection.linear.

@@ -3,6 +3,7 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_fold_attention_scale(const PassOptions&);
 std::unique_ptr<Pass> make_fold_idle_channels(const PassOptions&);
 std::unique_ptr<Pass> make_expand_activation(const PassOptions&);
 std::unique_ptr<Pass> make_expand_linear(const PassOptions&);
@@ -69,6 +70,12 @@ constexpr OptionSpec kExpandOptions[] = {
 };
 
 constexpr PassInfo kPasses[] = {
+    {"fold-attention-scale",
+     "reparam",
+     kRounding,
+     "Folds constant factors of queries, keys and scores into the Linears of queries and keys",
+     {},
+     make_fold_attention_scale},
     {"expand-activation", "reparam", kRounding,
      "Spells GELU, Swish, HardSwish and Mish with the operators of older opsets", kExpandOptions,
      make_expand_activation},

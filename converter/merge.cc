@@ -188,7 +188,10 @@ class Job {
     progress(std::string(method_->name));
     if (method_->combine != nullptr) return merge_plainly();
     WholeMergeInput input;
-    for (const auto& parent : parents_) input.parents.push_back(parent->clone());
+    for (const auto& parent : parents_) {
+      input.parents.push_back(parent->clone());
+      OF_TRY(prepare(*input.parents.back()));
+    }
     input.weights = weights_;
     input.calibration = calibration_ ? &*calibration_ : nullptr;
     input.seed = options_.seed;
@@ -201,6 +204,16 @@ class Job {
       report_.merge->layers.push_back({layer.name, layer.kind, layer.before, layer.after, layer.cost});
     }
     return {};
+  }
+
+  // Constants as initializers, shared by name only where the weights are tied; gains of norms in the Linears after
+  // them.
+  Status prepare(Model& model) const {
+    Recipe recipe;
+    for (const char* pass : {"lift-constants", "remove-identity"}) recipe.steps.push_back({pass, {}, {}});
+    if (method_->folds_norms) recipe.steps.push_back({"fold-norm-affine", {}, {}});
+    const auto ran = run_pipeline(model, recipe);
+    return ran ? Status() : fail(ran.error());
   }
 
   Status merge_plainly() {

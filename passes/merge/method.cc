@@ -22,15 +22,34 @@ constexpr std::array kDare = {
     OptionSpec{"normalize", OptionType::kBool, "false", "divide by the sum of the models' weights"},
 };
 
+constexpr std::array kAlign = {
+    OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data", "ridge|none"},
+    OptionSpec{"damping", OptionType::kFloat, "0", "of the repair, toward the averaged weights; 0: by holding out half",
+               "0..1"},
+    OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
+               "stream|output"},
+    OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
+    OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
+};
+
 const std::array kMethods = {
-    MergeMethod{"average", "weighted mean of the weights", false, average, nullptr, {}},
-    MergeMethod{"slerp", "spherical interpolation of two models", false, slerp, nullptr, kSlerp},
-    MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, task_arithmetic, nullptr,
+    MergeMethod{"align", "brings every model into the anchor's basis without changing it, averages, repairs", false,
+                true, nullptr, align, kAlign},
+    MergeMethod{"permute", "the same with permutations only (Git Re-Basin)", false, false, nullptr, permute, kAlign},
+    MergeMethod{"average", "weighted mean of the weights", false, false, average, nullptr, {}},
+    MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp},
+    MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, false, task_arithmetic, nullptr,
                 kTaskArithmetic},
-    MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, ties, nullptr, kTies},
-    MergeMethod{"dare", "drops elements of task vectors at random and rescales the rest", true, dare, nullptr, kDare},
-    MergeMethod{
-        "model-stock", "goes from the base toward the mean as far as the models agree", true, model_stock, nullptr, {}},
+    MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, false, ties, nullptr, kTies},
+    MergeMethod{"dare", "drops elements of task vectors at random and rescales the rest", true, false, dare, nullptr,
+                kDare},
+    MergeMethod{"model-stock",
+                "goes from the base toward the mean as far as the models agree",
+                true,
+                false,
+                model_stock,
+                nullptr,
+                {}},
 };
 
 }  // namespace

@@ -70,10 +70,14 @@ struct WholeMerge {
 };
 using WholeMergeFunction = Result<WholeMerge> (*)(WholeMergeInput input, const PassOptions& options);
 
+Result<WholeMerge> align(WholeMergeInput input, const PassOptions& options);
+Result<WholeMerge> permute(WholeMergeInput input, const PassOptions& options);
+
 struct MergeMethod {
   std::string_view name;
   std::string_view summary;
   bool needs_base = false;
+  bool folds_norms = false;            // wants norms without gains: fold-norm-affine runs first
   MergeFunction combine = nullptr;     // weight by weight...
   WholeMergeFunction whole = nullptr;  // ...or looking at whole models
   std::span<const OptionSpec> options;

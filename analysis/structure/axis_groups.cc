@@ -1,0 +1,490 @@
+#include "analysis/structure/axis_groups.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <string_view>
+
+#include "analysis/structure/correspondence.h"
+#include "analysis/structure/linear.h"
+#include "analysis/structure/norm.h"
+#include "ir/match.h"
+
+namespace onnxfold {
+namespace {
+
+constexpr int kFixed = -1;  // label of an axis whose neurons may not move
+
+using Labels = std::vector<int>;  // one an axis
+
+template <std::size_t N>
+bool one_of(const Node& node, const std::array<std::string_view, N>& operators) {
+  return std::find(operators.begin(), operators.end(), node.op_type()) != operators.end() &&
+         (node.domain().empty() || node.domain() == "com.microsoft");
+}
+
+constexpr std::array<std::string_view, 5> kPassing = {"Identity", "Cast", "Dropout", "Neg", "CastLike"};
+constexpr std::array<std::string_view, 25> kPointwise = {
+    "Relu",       "Erf",  "Tanh", "Sigmoid",  "Gelu",      "Exp",      "Sqrt",        "Softplus",  "Elu",
+    "LeakyRelu",  "Clip", "Abs",  "Mish",     "Selu",      "Softsign", "HardSigmoid", "HardSwish", "Log",
+    "Reciprocal", "Sin",  "Cos",  "FastGelu", "QuickGelu", "Celu",     "Swish"};
+constexpr std::array<std::string_view, 9> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu"};
+constexpr std::array<std::string_view, 4> kPooling = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"};
+constexpr std::array<std::string_view, 6> kReshaping = {"Reshape",   "Flatten", "Squeeze",
+                                                        "Unsqueeze", "Expand",  "Slice"};
+
+std::vector<std::int64_t> dims_of(const Value& value) {
+  if (const Tensor* tensor = parameter(&value)) return tensor->dims();
+  std::vector<std::int64_t> dims;
+  if (!value.type().shape) return dims;
+  for (const Dim& dim : *value.type().shape) dims.push_back(dim.known() ? *dim.value : -1);
+  return dims;
+}
+
+class Walker {
+ public:
+  explicit Walker(const Graph& graph) : graph_(graph) {}
+
+  AxisGroups run() {
+    result_.attentions = find_attentions(graph_);
+    for (const Attention& attention : result_.attentions) skip_attention(attention);
+    norms_ = find_norms(graph_);
+    for (const Norm& norm : norms_) {
+      for (const Node* node : norm.nodes) skipped_.insert(node);
+      skipped_.erase(norm.last());
+      norm_of_[norm.last()] = &norm;
+    }
+    for (const Node* node : graph_.nodes()) visit(*node);
+    for (const Value* output : graph_.outputs()) fix(*output);
+    return finish();
+  }
+
+ private:
+  // ---- union-find over labels ----
+  int fresh(std::int64_t size) {
+    parents_.push_back(static_cast<int>(parents_.size()));
+    flags_.push_back({size, false, false, false});
+    return parents_.back();
+  }
+  int root(int label) {
+    while (parents_[static_cast<std::size_t>(label)] != label) label = parents_[static_cast<std::size_t>(label)];
+    return label;
+  }
+  struct Flags {
+    std::int64_t size;
+    bool fixed, pointwise, centred;
+  };
+  Flags& flags(int label) { return flags_[static_cast<std::size_t>(root(label))]; }
+  void fix_label(int label) {
+    if (label != kFixed) flags(label).fixed = true;
+  }
+  void pointwise(const Labels& labels) {
+    for (const int label : labels) {
+      if (label != kFixed) flags(label).pointwise = true;
+    }
+  }
+  int join(int a, int b) {
+    if (a == kFixed || b == kFixed) {
+      fix_label(a);
+      fix_label(b);
+      return kFixed;
+    }
+    a = root(a);
+    b = root(b);
+    if (a == b) return a;
+    if (a > b) std::swap(a, b);
+    Flags& x = flags_[static_cast<std::size_t>(a)];
+    const Flags& y = flags_[static_cast<std::size_t>(b)];
+    x.fixed = x.fixed || y.fixed || x.size != y.size;
+    x.pointwise = x.pointwise || y.pointwise;
+    x.centred = x.centred || y.centred;
+    parents_[static_cast<std::size_t>(b)] = a;
+    return a;
+  }
+
+  // ---- labels of values ----
+  Labels& labels(const Value& value) {
+    const auto known = labels_.find(&value);
+    if (known != labels_.end()) return known->second;
+    Labels made;
+    const Tensor* tensor = parameter(&value);
+    if (tensor != nullptr && is_float(tensor->dtype())) {
+      for (const std::int64_t dim : tensor->dims()) made.push_back(dim > 1 ? fresh(dim) : kFixed);
+      order_.push_back(&value);
+    } else {
+      made.assign(dims_of(value).size(), kFixed);
+    }
+    return labels_[&value] = std::move(made);
+  }
+  void fix(const Value& value) {
+    for (const int label : labels(value)) fix_label(label);
+  }
+  void set(const Value* value, Labels made) {
+    if (value == nullptr) return;
+    made.resize(dims_of(*value).size(), kFixed);
+    if (labels_.emplace(value, std::move(made)).second) order_.push_back(value);
+  }
+  void give_up(const Node& node) {
+    for (const Value* input : node.inputs()) {
+      if (input != nullptr) fix(*input);
+    }
+    for (const Graph* body : node.subgraphs()) fix_captured(*body);
+  }
+  void fix_captured(const Graph& body) {
+    for (const Node* node : body.nodes()) give_up(*node);
+  }
+
+  // ---- operators ----
+  void skip_attention(const Attention& attention) {
+    std::set<const Node*> linears;
+    for (const Projection* projection : {&attention.q, &attention.k, &attention.v}) {
+      if (!projection->linear) continue;
+      for (const Node* node : projection->linear->nodes()) linears.insert(node);
+      inputs_of_heads_.insert(projection->linear->product);
+    }
+    if (attention.out) {
+      for (const Node* node : attention.out->nodes()) linears.insert(node);
+      outputs_of_heads_.insert(attention.out->product);
+    }
+    for (const Node* node : attention.nodes) {
+      if (linears.count(node) == 0) skipped_.insert(node);
+    }
+    if (attention.packed_weight != nullptr) packed_[attention.fused] = &attention;
+  }
+
+  void visit(const Node& node) {
+    if (const auto norm = norm_of_.find(&node); norm != norm_of_.end()) return visit_norm(*norm->second);
+    if (const auto packed = packed_.find(&node); packed != packed_.end()) return visit_packed(*packed->second);
+    if (skipped_.count(&node) != 0) return;
+    if (const auto linear = linear_at(node)) return visit_linear(*linear);
+    if (node.is("Conv")) return visit_conv(node);
+    if (node.is("BatchNormalization") || node.is("InstanceNormalization")) return visit_channel_norm(node);
+    if (one_of(node, kPassing) || one_of(node, kPointwise)) return visit_unary(node);
+    if (one_of(node, kBinary)) return visit_binary(node);
+    if (one_of(node, kPooling)) return visit_pool(node);
+    if (node.is("Transpose")) return visit_transpose(node);
+    if (one_of(node, kReshaping)) return visit_reshape(node);
+    if (node.is("Concat")) return visit_concat(node);
+    if (node.is("Gather")) return visit_gather(node);
+    if (node.op_type().rfind("Reduce", 0) == 0) return visit_reduce(node);
+    if (node.is("Shape") || node.is("Size") || node.is("Constant")) return;
+    give_up(node);
+  }
+
+  void visit_norm(const Norm& norm) {
+    const Labels from = labels(*norm.input);
+    if (from.empty()) return give_up_norm(norm);
+    int label = from.back();
+    if (norm.skip != nullptr) {
+      const Labels other = labels(*norm.skip);
+      label = join(label, other.empty() ? kFixed : other.back());
+    }
+    for (const Value* vector : {norm.gain, norm.bias, norm.sum_bias}) {
+      if (vector == nullptr) continue;
+      const Labels own = labels(*vector);
+      if (own.empty() || own.back() == kFixed) continue;
+      label = join(label, own.back());
+      if (vector == norm.gain && !uniform(*vector)) pointwise({label});
+    }
+    if (label != kFixed && norm.kind == Norm::Kind::kLayer) flags(label).centred = true;
+    Labels to = from;
+    to.back() = label;
+    set(norm.output, to);
+    if (norm.sum != nullptr) set(norm.sum, to);
+  }
+  void give_up_norm(const Norm& norm) {
+    for (const Node* node : norm.nodes) give_up(*node);
+  }
+  static bool uniform(const Value& value) {
+    const auto numbers = to_doubles(*parameter(&value));
+    return numbers && std::all_of(numbers->begin(), numbers->end(), [&](double x) { return x == numbers->front(); });
+  }
+
+  // Heads are cut out of the columns of q, k and v and joined before the output Linear.
+  void visit_linear(const Linear& linear) {
+    const Labels from = labels(*linear.input);
+    const Labels weight = labels(*linear.weight);
+    const int in = weight[linear.stored_out_in ? 1 : 0];
+    const int out = weight[linear.stored_out_in ? 0 : 1];
+    if (outputs_of_heads_.count(linear.product) != 0) {
+      fix_label(in);
+    } else if (from.empty()) {
+      fix_label(in);
+    } else if (in != kFixed || from.back() != kFixed) {
+      join(from.back(), in);
+    }
+    if (inputs_of_heads_.count(linear.product) != 0) fix_label(out);
+    Labels to = from;
+    if (to.empty()) to.assign(dims_of(*linear.product->output()).size(), kFixed);
+    if (!to.empty()) to.back() = out;
+    const Value* bias = linear.product->is("Gemm") ? linear.product->input(2) : nullptr;
+    if (bias != nullptr) {
+      const Labels own = labels(*bias);
+      if (!own.empty()) join_if_sized(own.back(), out);
+      for (std::size_t i = 0; i + 1 < own.size(); ++i) fix_label(own[i]);
+    }
+    set(linear.product->output(), std::move(to));
+    // A Transpose between constant and product has been passed already and said nothing of the constant's axes.
+  }
+  // One element stands for all channels: it moves with any of them.
+  void join_if_sized(int small, int label) {
+    if (small != kFixed) {
+      join(small, label);
+    } else if (label != kFixed) {
+      flags(label).pointwise = true;
+    }
+  }
+
+  void visit_packed(const Attention& attention) {
+    const Labels from = labels(*attention.input);
+    const Labels weight = labels(*attention.packed_weight);
+    if (!from.empty() && weight.size() == 2) join(from.back(), weight[0]);
+    if (weight.size() == 2) fix_label(weight[1]);
+    if (attention.packed_bias != nullptr) fix(*attention.packed_bias);
+  }
+
+  void visit_conv(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    const Labels weight = labels(*node.input(1));
+    if (from.size() < 3 || weight.size() != from.size() || parameter(node.input(1)) == nullptr) return give_up(node);
+    const std::int64_t group = node.attr_int("group", 1);
+    const std::vector<std::int64_t> dims = dims_of(*node.input(1));
+    for (std::size_t i = 2; i < weight.size(); ++i) fix_label(weight[i]);
+    int out = weight[0];
+    if (group == 1) {
+      if (weight[1] != kFixed || from[1] != kFixed) join(weight[1], from[1]);
+    } else if (dims[0] == group && dims[1] == 1) {  // depthwise: each channel keeps to itself
+      out = join(weight[0], from[1]);
+      pointwise({out});
+    } else {
+      return give_up(node);
+    }
+    if (node.input(2) != nullptr) {
+      const Labels bias = labels(*node.input(2));
+      if (!bias.empty()) join_if_sized(bias[0], out);
+    }
+    Labels to(from.size(), kFixed);
+    to[1] = out;
+    set(node.output(), std::move(to));
+  }
+
+  void visit_channel_norm(const Node& node) {
+    Labels to = labels(*node.input(0));
+    if (to.size() < 2) return give_up(node);
+    for (std::size_t i = 1; i < node.inputs().size(); ++i) {
+      if (node.input(i) == nullptr) continue;
+      const Labels own = labels(*node.input(i));
+      if (own.size() == 1) to[1] = own[0] == kFixed ? to[1] : join(to[1], own[0]);
+    }
+    pointwise({to[1]});
+    set(node.output(), std::move(to));
+  }
+
+  void visit_unary(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    if (one_of(node, kPointwise)) pointwise(from);
+    set(node.output(), from);
+  }
+
+  void visit_binary(const Node& node) {
+    const std::size_t rank = dims_of(*node.output()).size();
+    Labels to(rank, kFixed);
+    std::vector<bool> seen(rank, false);
+    const bool sum = node.is("Add") || node.is("Sub");
+    std::vector<bool> spread(rank, false);  // an operand has one element where another has channels
+    for (const Value* input : node.inputs()) {
+      if (input == nullptr) continue;
+      const Labels from = labels(*input);
+      const std::vector<std::int64_t> dims = dims_of(*input);
+      if (from.size() > rank) return give_up(node);
+      for (std::size_t axis = 0; axis < rank; ++axis) {
+        const std::size_t missing = rank - from.size();
+        const bool one = axis < missing || dims[axis - missing] == 1;
+        spread[axis] = spread[axis] || (one && !scalar_factor(node, *input));
+        if (one) continue;
+        const int label = from[axis - missing];
+        to[axis] = seen[axis] ? join(to[axis], label) : label;
+        seen[axis] = true;
+      }
+    }
+    // A sum of equals is linear; a product with one number too. All else acts on each channel by itself.
+    for (std::size_t axis = 0; axis < rank; ++axis) {
+      const bool factor = (node.is("Mul") || node.is("Div")) && one_number(node);
+      if (to[axis] != kFixed && !factor && (!sum || spread[axis])) flags(to[axis]).pointwise = true;
+    }
+    set(node.output(), std::move(to));
+  }
+  static bool scalar_factor(const Node& node, const Value& input) {
+    return (node.is("Mul") || node.is("Div")) && scalar_constant(&input).has_value();
+  }
+  static bool one_number(const Node& node) {
+    return scalar_constant(node.input(1)).has_value() || (node.is("Mul") && scalar_constant(node.input(0)).has_value());
+  }
+
+  void visit_pool(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    if (from.size() < 3) return give_up(node);
+    for (std::size_t i = 2; i < from.size(); ++i) fix_label(from[i]);
+    Labels to(from.size(), kFixed);
+    to[1] = from[1];
+    to[0] = from[0];
+    if (node.is("MaxPool") || node.is("GlobalMaxPool")) pointwise({to[1]});
+    set(node.output(), std::move(to));
+  }
+
+  void visit_transpose(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    // The Linear behind it reads the constant itself.
+    if (parameter(node.input(0)) != nullptr) return;
+    Labels to(from.rbegin(), from.rend());
+    if (const auto perm = node.attr_ints("perm"); perm && perm->size() == from.size()) {
+      for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[static_cast<std::size_t>((*perm)[i])];
+    }
+    set(node.output(), std::move(to));
+  }
+
+  // An axis survives when it has its size and as many elements (or the same axes) to its right or left.
+  void visit_reshape(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    const std::vector<std::int64_t> before = dims_of(*node.input(0)), after = dims_of(*node.output());
+    Labels to(after.size(), kFixed);
+    const bool slices = node.is("Slice");
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      if (from[i] == kFixed) continue;
+      int found = -1;
+      for (std::size_t j = 0; j < after.size() && before[i] > 1; ++j) {
+        if (after[j] != before[i] || to[j] != kFixed) continue;
+        if (slices || node.is("Expand") ? after.size() - j == before.size() - i : same_elements(before, i, after, j)) {
+          found = static_cast<int>(j);
+          break;
+        }
+      }
+      if (found < 0 || (slices && !forward_slice(node))) {
+        fix_label(from[i]);
+      } else {
+        to[static_cast<std::size_t>(found)] = from[i];
+      }
+    }
+    set(node.output(), std::move(to));
+  }
+  static std::int64_t elements(std::vector<std::int64_t>::const_iterator begin,
+                               std::vector<std::int64_t>::const_iterator end) {
+    std::int64_t count = 1;
+    for (; begin != end; ++begin) count = *begin < 0 || count < 0 ? -1 : count * *begin;
+    return count;
+  }
+  static bool same_elements(const std::vector<std::int64_t>& a, std::size_t i, const std::vector<std::int64_t>& b,
+                            std::size_t j) {
+    const auto at = [](const std::vector<std::int64_t>& dims, std::size_t k) {
+      return dims.begin() + static_cast<std::ptrdiff_t>(k);
+    };
+    const std::int64_t right = elements(at(a, i + 1), a.end()), left = elements(a.begin(), at(a, i));
+    if (right >= 0 && right == elements(at(b, j + 1), b.end())) return true;
+    return left >= 0 && left == elements(b.begin(), at(b, j));
+  }
+  static bool forward_slice(const Node& node) {
+    if (node.input(4) == nullptr) return true;
+    const auto steps = int_constants(node.input(4));
+    return steps && std::all_of(steps->begin(), steps->end(), [](std::int64_t step) { return step > 0; });
+  }
+
+  void visit_concat(const Node& node) {
+    Labels to;
+    const auto rank = static_cast<std::int64_t>(dims_of(*node.output()).size());
+    const std::int64_t axis = node.attr_int("axis", 0);
+    const auto along = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
+    for (const Value* input : node.inputs()) {
+      const Labels from = labels(*input);
+      if (static_cast<std::int64_t>(from.size()) != rank) return give_up(node);
+      if (to.empty()) {
+        to = from;
+      } else {
+        for (std::size_t i = 0; i < from.size(); ++i) {
+          if (i != along && (to[i] != kFixed || from[i] != kFixed)) to[i] = join(to[i], from[i]);
+        }
+      }
+      fix_label(from[along]);
+    }
+    if (along < to.size()) to[along] = kFixed;
+    set(node.output(), std::move(to));
+  }
+
+  void visit_gather(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    const std::size_t extra = dims_of(*node.input(1)).size();
+    const std::int64_t axis = node.attr_int("axis", 0);
+    const auto along = static_cast<std::size_t>(axis < 0 ? axis + static_cast<std::int64_t>(from.size()) : axis);
+    if (along >= from.size()) return give_up(node);
+    fix_label(from[along]);
+    Labels to(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(along));
+    to.insert(to.end(), extra, kFixed);
+    to.insert(to.end(), from.begin() + static_cast<std::ptrdiff_t>(along) + 1, from.end());
+    set(node.output(), std::move(to));
+  }
+
+  // Over other axes than that of the channels.
+  void visit_reduce(const Node& node) {
+    const Labels from = labels(*node.input(0));
+    std::vector<std::int64_t> axes;
+    if (const auto given = node.attr_ints("axes")) axes = *given;
+    if (const auto given = node.input(1) == nullptr ? std::nullopt : int_constants(node.input(1))) axes = *given;
+    if (axes.empty()) return give_up(node);
+    std::vector<bool> reduced(from.size(), false);
+    for (const std::int64_t axis : axes) {
+      const std::int64_t at = axis < 0 ? axis + static_cast<std::int64_t>(from.size()) : axis;
+      if (at < 0 || at >= static_cast<std::int64_t>(from.size())) return give_up(node);
+      reduced[static_cast<std::size_t>(at)] = true;
+    }
+    const bool keeps = node.attr_int("keepdims", 1) != 0;
+    Labels to;
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      if (reduced[i]) fix_label(from[i]);
+      if (!reduced[i] || keeps) to.push_back(reduced[i] ? kFixed : from[i]);
+    }
+    if (!node.is("ReduceMean") && !node.is("ReduceSum")) pointwise(to);
+    set(node.output(), std::move(to));
+  }
+
+  AxisGroups finish() {
+    std::map<int, std::size_t> place;
+    for (const bool constants : {true, false}) {
+      for (const Value* value : order_) {
+        if ((parameter(value) != nullptr) != constants) continue;
+        const Labels& own = labels_.at(value);
+        for (std::size_t axis = 0; axis < own.size(); ++axis) {
+          if (own[axis] == kFixed || flags(own[axis]).fixed) continue;
+          const int label = root(own[axis]);
+          if (constants && place.emplace(label, result_.groups.size()).second) {
+            const Flags& flag = flags(label);
+            result_.groups.push_back({flag.size, flag.pointwise, flag.centred, {}, {}});
+          }
+          const auto found = place.find(label);
+          if (found == place.end()) continue;
+          AxisGroup& group = result_.groups[found->second];
+          (constants ? group.constants : group.values).push_back({const_cast<Value*>(value), static_cast<int>(axis)});
+        }
+      }
+    }
+    // An axis that only one place has leads nowhere: it was not understood.
+    std::erase_if(result_.groups, [](const AxisGroup& group) { return group.constants.size() < 2; });
+    return std::move(result_);
+  }
+
+  const Graph& graph_;
+  AxisGroups result_;
+  std::vector<Norm> norms_;
+  std::map<const Node*, const Norm*> norm_of_;
+  std::map<const Node*, const Attention*> packed_;
+  std::set<const Node*> skipped_, inputs_of_heads_, outputs_of_heads_;
+  std::map<const Value*, Labels> labels_;
+  std::vector<const Value*> order_;
+  std::vector<int> parents_;
+  std::vector<Flags> flags_;
+};
+
+}  // namespace
+
+AxisGroups find_axis_groups(const Graph& graph) { return Walker(graph).run(); }
+
+}  // namespace onnxfold

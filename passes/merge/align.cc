@@ -1,0 +1,111 @@
+// align: every model is brought into the anchor's basis (alignment.h), the weights are averaged, and with data the
+// merged model is repaired (repair.h). permute: the same with permutations only (Git Re-Basin).
+#include <fmt/format.h>
+
+#include "analysis/compare/ensemble.h"
+#include "passes/merge/alignment.h"
+#include "passes/merge/method.h"
+#include "passes/merge/repair.h"
+#include "passes/merge/weights.h"
+
+namespace onnxfold {
+namespace {
+
+// One way to align and repair; the one closest to the ensemble on the calibration data is kept.
+struct Candidate {
+  std::string name;
+  std::unique_ptr<Model> merged;
+  std::vector<std::unique_ptr<Model>> aligned;
+  std::vector<MergeLayer> layers;
+};
+
+class Align {
+ public:
+  Align(WholeMergeInput input, const PassOptions& options, bool rotate)
+      : input_(std::move(input)), options_(options), rotate_(rotate) {}
+
+  Result<WholeMerge> run() {
+    const bool repaired = options_.text("repair") != "none";
+    if (repaired && input_.calibration == nullptr) {
+      note("no data was given: aligned by weights only, not repaired");
+    }
+    std::vector<int> sweeps = {static_cast<int>(options_.integer("sweeps"))};
+    if (input_.calibration != nullptr && sweeps.front() > 0) sweeps.insert(sweeps.begin(), 0);
+    std::vector<Candidate> candidates;
+    for (const int count : sweeps) {
+      OF_ASSIGN(Candidate made, candidate(count));
+      candidates.push_back(std::move(made));
+    }
+    OF_ASSIGN(const std::size_t best, best_of(candidates));
+    result_.merged = std::move(candidates[best].merged);
+    result_.aligned = std::move(candidates[best].aligned);
+    result_.layers = std::move(candidates[best].layers);
+    return std::move(result_);
+  }
+
+ private:
+  void note(std::string text) { result_.notes.push_back(std::move(text)); }
+
+  Result<Candidate> candidate(int sweeps) {
+    Candidate made;
+    made.name = input_.calibration == nullptr ? "aligned by weights"
+                : sweeps == 0                 ? "aligned by activations"
+                                              : "aligned by activations, then weights";
+    Model& anchor = *input_.parents.back();
+    for (std::size_t i = 0; i + 1 < input_.parents.size(); ++i) {
+      AlignmentOptions alignment{rotate_, input_.calibration, sweeps};
+      auto aligned = align_model(*input_.parents[i], anchor, alignment);
+      if (!aligned) return fail(aligned.error().in(fmt::format("model {}", i + 1)));
+      made.aligned.push_back(std::move(aligned->model));
+      for (MergeLayer& layer : aligned->layers) made.layers.push_back(std::move(layer));
+    }
+    std::vector<const Model*> parents;
+    for (const auto& model : made.aligned) parents.push_back(model.get());
+    parents.push_back(&anchor);
+    OF_ASSIGN(made.merged, merge_weights(parents, nullptr, {average, input_.weights, {}, {}, 0}));
+    if (options_.text("repair") == "ridge" && input_.calibration != nullptr) {
+      RepairOptions repair{options_.number("damping"), options_.text("target") == "stream",
+                           static_cast<int>(options_.integer("rounds")), input_.weights};
+      OF_ASSIGN(const int fitted, repair_ridge(*made.merged, parents, *input_.calibration, repair));
+      made.name += fmt::format(", {} Linears repaired", fitted);
+    }
+    return made;
+  }
+
+  Result<std::size_t> best_of(const std::vector<Candidate>& candidates) {
+    if (candidates.size() == 1) {
+      note(candidates.front().name);
+      return std::size_t{0};
+    }
+    std::vector<const Model*> parents, models;
+    for (const auto& parent : input_.parents) parents.push_back(parent.get());
+    for (const Candidate& each : candidates) models.push_back(each.merged.get());
+    OF_ASSIGN(const EnsembleReport report, score_against_ensemble(parents, models, *input_.calibration));
+    std::size_t best = 0;
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      if (report.models[i].kl < report.models[best].kl) best = i;
+    }
+    for (std::size_t i = 0; i < candidates.size(); ++i) {
+      note(fmt::format("{}: KL to the ensemble {:.4g} on the calibration data{}", candidates[i].name,
+                       report.models[i].kl, i == best ? " (chosen)" : ""));
+    }
+    return best;
+  }
+
+  WholeMergeInput input_;
+  const PassOptions& options_;
+  const bool rotate_;
+  WholeMerge result_;
+};
+
+}  // namespace
+
+Result<WholeMerge> align(WholeMergeInput input, const PassOptions& options) {
+  return Align(std::move(input), options, true).run();
+}
+
+Result<WholeMerge> permute(WholeMergeInput input, const PassOptions& options) {
+  return Align(std::move(input), options, false).run();
+}
+
+}  // namespace onnxfold

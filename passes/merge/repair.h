@@ -1,0 +1,29 @@
+// Repair of a merged model in closed form, from unlabelled data.
+//
+// ridge: walks the network; every Linear is fitted so that, on what reaches it in the merged model, it gives the mean
+// of what the aligned parents give there (student input, teacher target), toward the merged weight:
+//   [W; b] = argmin ||[X 1] [W; b] - Y||^2 + lambda ||[W; b] - [W0; b0]||^2,  lambda = damping * mean diagonal of X'X.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "analysis/calibrate/dataset.h"
+#include "ir/model.h"
+
+namespace onnxfold {
+
+struct RepairOptions {
+  double damping = 0;           // 0: of every Linear by holding out half of the batches
+  bool stream = true;           // a Linear that ends a branch is fitted to the residual stream after the branch
+  int rounds = 1;               // walks over the whole network
+  std::vector<double> weights;  // of the parents' outputs
+};
+
+// REQUIRES: `parents` are in one basis and correspond to `merged`. Returns how many Linears were fitted. Errors: those
+// of the executor; unsupported, when statistics hold NaN.
+Result<int> repair_ridge(Model& merged, const std::vector<const Model*>& parents, const Dataset& data,
+                         const RepairOptions& options);
+
+}  // namespace onnxfold

@@ -1,0 +1,255 @@
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "analysis/algebra/ridge.h"
+#include "analysis/calibrate/statistics.h"
+#include "analysis/structure/correspondence.h"
+#include "analysis/structure/linear.h"
+#include "passes/merge/repair.h"
+
+namespace onnxfold {
+namespace {
+
+// A copy that computes these values and nothing that they do not need.
+Result<std::unique_ptr<Model>> up_to(const Model& model, const std::vector<std::string>& values) {
+  std::unique_ptr<Model> copy = model.clone();
+  Graph& graph = copy->graph();
+  while (!graph.outputs().empty()) graph.remove_output(graph.outputs().size() - 1);
+  for (const std::string& name : values) graph.add_output(*graph.find(name));
+  std::vector<Node*> nodes = graph.nodes();
+  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
+    const auto& outputs = (*node)->outputs();
+    const bool used = std::any_of(outputs.begin(), outputs.end(),
+                                  [](const Value* value) { return value != nullptr && !value->uses().empty(); });
+    if (!used) graph.erase(**node);
+  }
+  graph.purge();
+  return copy;
+}
+
+// Linears that read one value are fitted together.
+struct Stage {
+  std::string input;                  // in the merged model
+  std::vector<std::string> products;  // outputs of the Linears, which stay when their weights change
+};
+
+// The Linear's output joins the residual stream: what the sum should be says more than what the branch should be, as
+// the branch then also makes good what the stream lost before.
+struct Join {
+  std::string sum, other;  // values of the merged model
+};
+
+Matrix with_ones(const Matrix& rows) {
+  Matrix result(rows.rows, rows.cols + 1);
+  for (std::int64_t i = 0; i < rows.rows; ++i) {
+    std::copy_n(rows.data.begin() + i * rows.cols, rows.cols, result.data.begin() + i * result.cols);
+    result.at(i, rows.cols) = 1;
+  }
+  return result;
+}
+
+class Repair {
+ public:
+  Repair(Model& merged, const std::vector<const Model*>& parents, const Dataset& data, const RepairOptions& options)
+      : merged_(merged), parents_(parents), data_(data), options_(options) {}
+
+  Result<int> run() {
+    OF_TRY(find_stages());
+    OF_TRY(collect_targets());
+    int fitted = 0;
+    for (int round = 0; round < options_.rounds; ++round) {
+      for (const Stage& stage : stages_) {
+        OF_ASSIGN(const int count, fit(stage));
+        fitted += count;
+      }
+    }
+    return fitted;
+  }
+
+ private:
+  // Of a weight that several Linears share there is no one target.
+  Status find_stages() {
+    std::map<std::string, std::size_t> place;
+    for (const Linear& linear : find_linears(merged_.graph())) {
+      if (linear.weight->uses().size() != 1 || linear.weight_transpose != nullptr) continue;
+      if (linear.bias != nullptr && linear.bias->uses().size() != 1) continue;
+      const auto [found, fresh] = place.emplace(linear.input->name(), stages_.size());
+      if (fresh) stages_.push_back({linear.input->name(), {}});
+      stages_[found->second].products.push_back(linear.output->name());
+      if (options_.stream) find_join(*linear.output);
+    }
+    for (const Model* parent : parents_) {
+      OF_ASSIGN(maps_.emplace_back(), correspond(parent->graph(), merged_.graph()));
+    }
+    for (const Stage& stage : stages_) {
+      for (const std::string& name : stage.products) {
+        for (const Correspondence& map : maps_) {
+          const auto join = joins_.find(name);
+          const std::string& target = join == joins_.end() ? name : join->second.sum;
+          const auto found = map.first_of.find(merged_.graph().find(target));
+          if (found == map.first_of.end()) return fail(Code::kInternal, "repair: value '" + name + "' has no partner");
+          names_[name].push_back(found->second->name());
+        }
+      }
+    }
+    return {};
+  }
+
+  void find_join(const Value& output) {
+    const Node* add = output.uses().size() == 1 ? output.uses().front().node : nullptr;
+    if (add == nullptr || !add->is("Add") || add->graph() != output.graph()) return;
+    const Value* other = add->input(add->input(0) == &output ? 1 : 0);
+    const bool same = other != &output && parameter(other) == nullptr && other->type().shape == output.type().shape &&
+                      add->output()->type().shape == output.type().shape && output.type().shape.has_value();
+    if (same) joins_[output.name()] = {add->output()->name(), other->name()};
+  }
+
+  // The parents do not change: their outputs are computed once.
+  Status collect_targets() {
+    double total = 0;
+    for (const double weight : options_.weights) total += weight;
+    for (std::size_t p = 0; p < parents_.size(); ++p) {
+      std::vector<std::string> values;
+      for (const auto& entry : names_) values.push_back(entry.second[p]);
+      OF_TRY(for_each_batch(*parents_[p], data_, values,
+                            [&](std::size_t batch, const Taps& taps, const RowMask& mask) -> Status {
+                              for (const auto& entry : names_) {
+                                OF_ASSIGN(const Matrix rows, rows_of(taps.at(entry.second[p]), mask));
+                                std::vector<Matrix>& targets = targets_[entry.first];
+                                targets.resize(data_.batches.size());
+                                Matrix& target = targets[batch];
+                                if (target.empty()) target = Matrix(rows.rows, rows.cols);
+                                target = sum(target, rows, options_.weights[p] / total);
+                              }
+                              return {};
+                            }));
+    }
+    return {};
+  }
+
+  Result<int> fit(const Stage& stage) {
+    std::array<Matrix, 2> gram;  // of the even and the odd batches
+    std::map<std::string, std::array<Matrix, 2>> crosses;
+    std::vector<std::string> values = {stage.input};
+    for (const std::string& name : stage.products) {
+      if (const auto join = joins_.find(name); join != joins_.end()) values.push_back(join->second.other);
+    }
+    OF_ASSIGN(const std::unique_ptr<Model> student, up_to(merged_, values));
+    OF_TRY(for_each_batch(*student, data_, values,
+                          [&](std::size_t batch, const Taps& taps, const RowMask& mask) -> Status {
+                            OF_ASSIGN(const Matrix rows, rows_of(taps.at(stage.input), mask));
+                            const Matrix x = with_ones(rows);
+                            add_gram(gram[batch % 2], x, x);
+                            for (const std::string& name : stage.products) {
+                              OF_ASSIGN(const Matrix target, target_of(name, batch, taps, mask));
+                              add_gram(crosses[name][batch % 2], x, target);
+                            }
+                            return {};
+                          }));
+    int fitted = 0;
+    for (const std::string& name : stage.products) {
+      const auto linear = linear_making(merged_.graph().find(name));
+      if (!linear) continue;
+      OF_TRY(solve(*linear, gram, crosses.at(name)));
+      ++fitted;
+    }
+    return fitted;
+  }
+
+  Result<Matrix> target_of(const std::string& name, std::size_t batch, const Taps& taps, const RowMask& mask) const {
+    const Matrix& target = targets_.at(name)[batch];
+    const auto join = joins_.find(name);
+    if (join == joins_.end()) return target;
+    OF_ASSIGN(const Matrix other, rows_of(taps.at(join->second.other), mask));
+    return sum(target, other, -1);
+  }
+
+  // The regression of one Linear, from one half of the data. A Linear without bias stays one: its column of ones is
+  // left out.
+  struct Problem {
+    Matrix gram, cross;
+  };
+  static Problem problem(const Matrix& gram, const Matrix& cross, std::int64_t rows) {
+    Problem part{Matrix(rows, rows), Matrix(rows, cross.cols)};
+    if (gram.empty()) return part;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      std::copy_n(gram.data.begin() + i * gram.cols, rows, part.gram.data.begin() + i * rows);
+      std::copy_n(cross.data.begin() + i * cross.cols, cross.cols, part.cross.data.begin() + i * cross.cols);
+    }
+    return part;
+  }
+
+  // ||X W - Y||^2 but for ||Y||^2, which no W changes.
+  static double error(const Problem& data, const Matrix& w) {
+    const Matrix gw = product(data.gram, w);
+    double result = 0;
+    for (std::size_t i = 0; i < w.data.size(); ++i) result += w.data[i] * (gw.data[i] - 2 * data.cross.data[i]);
+    return result;
+  }
+
+  // The damping whose fit to one half of the batches does best on the other half.
+  Result<double> damping(const std::array<Problem, 2>& halves, const Matrix& prior) const {
+    if (options_.damping > 0) return options_.damping;
+    constexpr std::array kGrid = {1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0};
+    double best = kGrid[2], least = std::numeric_limits<double>::infinity();
+    if (halves[1].gram.at(0, 0) == 0 && frobenius_norm(halves[1].gram) == 0) return best;  // a single batch
+    for (const double candidate : kGrid) {
+      double held_out = 0;
+      for (std::size_t half = 0; half < 2; ++half) {
+        OF_ASSIGN(const Matrix w, ridge_solve(halves[half].gram, halves[half].cross, candidate, &prior));
+        held_out += error(halves[1 - half], w);
+      }
+      if (held_out < least) {
+        least = held_out;
+        best = candidate;
+      }
+    }
+    return best;
+  }
+
+  Status solve(const Linear& linear, const std::array<Matrix, 2>& gram, const std::array<Matrix, 2>& cross) {
+    OF_ASSIGN(Matrix prior, weight_matrix(linear));
+    OF_ASSIGN(const std::vector<double> bias, bias_vector(linear));
+    const std::int64_t in = linear.in, rows = linear.bias == nullptr ? in : in + 1;
+    if (linear.bias != nullptr) prior.data.insert(prior.data.end(), bias.begin(), bias.end());
+    prior.rows = rows;
+    const std::array<Problem, 2> halves = {
+        problem(gram[0], cross[0], rows),
+        gram[1].empty() ? Problem{Matrix(rows, rows), Matrix(rows, linear.out)} : problem(gram[1], cross[1], rows)};
+    OF_ASSIGN(const double amount, damping(halves, prior));
+    OF_ASSIGN(const Matrix solved,
+              ridge_solve(sum(halves[0].gram, halves[1].gram), sum(halves[0].cross, halves[1].cross), amount, &prior));
+    Matrix fitted(in, linear.out);
+    std::copy_n(solved.data.begin(), fitted.data.size(), fitted.data.begin());
+    if (linear.bias == nullptr) return replace(linear, fitted, nullptr);
+    const std::vector<double> shift(solved.data.end() - linear.out, solved.data.end());
+    return replace(linear, fitted, &shift);
+  }
+  Status replace(const Linear& linear, const Matrix& weight, const std::vector<double>* bias) {
+    const auto replaced = replace_linear(merged_.graph(), linear, weight, bias);
+    if (!replaced) return fail(replaced.error());
+    return {};
+  }
+
+  Model& merged_;
+  const std::vector<const Model*>& parents_;
+  const Dataset& data_;
+  const RepairOptions& options_;
+  std::vector<Stage> stages_;
+  std::vector<Correspondence> maps_;
+  std::map<std::string, Join> joins_;                      // by output of a Linear
+  std::map<std::string, std::vector<std::string>> names_;  // output of a Linear -> its name in every parent
+  std::map<std::string, std::vector<Matrix>> targets_;     // by batch
+};
+
+}  // namespace
+
+Result<int> repair_ridge(Model& merged, const std::vector<const Model*>& parents, const Dataset& data,
+                         const RepairOptions& options) {
+  return Repair(merged, parents, data, options).run();
+}
+
+}  // namespace onnxfold

@@ -4,9 +4,11 @@
 // x * s + t per input channel: W'[o,i] = W[o,i] s[i], b'[o] = b[o] + sum of W[o,i] t[i] over channels and taps, in
 // double, rounded once. Every reader of the normalized value is such a node with constant weights; where one reads
 // padding (and in ConvTranspose, whose outputs see different numbers of taps) t must be zero, because padding is not
-// shifted. Rounding.
+// shifted. Factors that belong to a GELU or its like stay: runtimes compute the whole chain as one operator. Rounding.
 #include <algorithm>
+#include <set>
 
+#include "analysis/structure/activation.h"
 #include "ir/match.h"
 #include "passes/pass.h"
 #include "passes/reparam/channel_affine.h"
@@ -55,10 +57,15 @@ class FoldInputAffine final : public Pass {
  public:
   Result<bool> run(Graph& graph, PassContext& context) override {
     bool changed = false;
+    std::set<const Node*> activations;
+    for (const ActivationMatch& activation : find_activations(graph)) {
+      activations.insert(activation.nodes.begin(), activation.nodes.end());
+    }
     const std::vector<Node*> nodes = graph.nodes();
     for (auto each = nodes.rbegin(); each != nodes.rend(); ++each) {  // the last of a chain first
       Node* node = *each;
-      const auto affine = node->erased() ? std::nullopt : channel_affine(*node);
+      const bool skip = node->erased() || activations.count(node) != 0;
+      const auto affine = skip ? std::nullopt : channel_affine(*node);
       if (!affine) continue;
       std::string why;
       const std::vector<Reader> readers = readers_of(graph, *node->output(), *affine, why);

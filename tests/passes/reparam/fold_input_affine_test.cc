@@ -105,5 +105,16 @@ TEST(FoldInputAffine, KeepsNormalizedWeightOperand) {
       <double k = {2}, double[4, 3] w = {}> { a = Mul(x, k) b = Gemm(z, a) c = Mul(z, k) y = Gemm<transA = 1>(c, w) })");
 }
 
+TEST(FoldInputAffine, KeepsTheHalfOfGelu) {  // the whole chain is one operator to a runtime
+  const std::string constants =
+      "double[4, 4, 1, 1] p = {}, double half = {0.5}, double one = {1}, double root = {1.4142135623730951}";
+  expect_kept("d = Div(x, root) e = Erf(d) a = Add(e, one) m = Mul(x, a) h = Mul(m, half) y = Conv(h, p)", constants);
+  expect_operators(kPass,
+                   net("d = Div(x, root) e = Erf(d) a = Add(e, one) m = Mul(x, a) h = Mul(m, half) k = Mul(h, half) "
+                       "y = Conv(k, p)",
+                       constants),
+                   "Div Erf Add Mul Mul Conv");
+}
+
 }  // namespace
 }  // namespace onnxfold::test

@@ -4,10 +4,13 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
+std::unique_ptr<Pass> make_dynamic_int8(const PassOptions&);
 std::unique_ptr<Pass> make_gptq(const PassOptions&);
 std::unique_ptr<Pass> make_hqq(const PassOptions&);
+std::unique_ptr<Pass> make_qdq_int8(const PassOptions&);
 std::unique_ptr<Pass> make_rtn(const PassOptions&);
 std::unique_ptr<Pass> make_rtn_search(const PassOptions&);
+std::unique_ptr<Pass> make_smooth(const PassOptions&);
 
 namespace {
 
@@ -93,17 +96,46 @@ constexpr OptionSpec kGptqOptions[] = {
     kInclude,
     kExclude};
 
+constexpr OptionSpec kReduceRange{
+    "reduce-range", kBool, "false",
+    "Weights of 7 bits, for x86 processors without VNNI, whose products of 8 bits may saturate"};
+
+constexpr OptionSpec kDynamicInt8Options[] = {kReduceRange, kMinElements, kInclude, kExclude};
+
+constexpr OptionSpec kQdqInt8Options[] = {
+    {"ranges", kChoice, "mse",
+     "Which range of the values seen on data 8 bits cover: min-max all; percentile; entropy (least divergence); mse "
+     "(least squared error)",
+     "min-max|percentile|entropy|mse"},
+    {"percentile", kFloat, "99.99", "Percent of the values inside the range, for ranges=percentile", "50..100"},
+    kReduceRange,
+    kMinElements,
+    kInclude,
+    kExclude};
+
+constexpr OptionSpec kSmoothOptions[] = {
+    {"strength", kFloat, "0.5", "0 moves nothing into weights, 1 all differences between channels", "0..1"},
+};
+
 constexpr PassInfo kPasses[] = {
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
      make_convert_blockwise_form},
+    {"dynamic-int8", "quantize", kLossy,
+     "Runs MatMul and Gemm in int8; activations are rounded by the range of each run", kDynamicInt8Options,
+     make_dynamic_int8},
     {"gptq", "quantize", kLossy,
      "As rtn-search, with data: outputs change least, errors are made good by later columns", kGptqOptions, make_gptq},
     {"hqq", "quantize", kLossy, "As rtn, with zero points moved by half-quadratic optimisation", kHqqOptions, make_hqq},
+    {"qdq-int8", "quantize", kLossy,
+     "Runs MatMul, Gemm and Conv in int8; ranges of activations come from data (QDQ format)", kQdqInt8Options,
+     make_qdq_int8},
     {"rtn", "quantize", kLossy, "Rounds weights to 2, 3, 4 or 8 bits in blocks (round to nearest)", kRtnOptions,
      make_rtn},
     {"rtn-search", "quantize", kLossy, "As rtn, with scales searched for the least error of the weights", kRtnOptions,
      make_rtn_search},
+    {"smooth", "quantize", kRounding, "Moves outliers of activations into the weights after them (SmoothQuant)",
+     kSmoothOptions, make_smooth},
 };
 
 }  // namespace

@@ -1,0 +1,200 @@
+#include "passes/quantize/activation_range.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "exec/executor.h"
+
+namespace onnxfold {
+namespace {
+
+constexpr std::size_t kBins = 2048;
+
+Result<std::unique_ptr<Executor>> tapping(const Model& model, const std::vector<std::string>& values) {
+  ExecutorOptions options;
+  options.taps = values;
+  return Executor::create(model, std::move(options));
+}
+
+void widen(Histogram& histogram, const Array& array) {
+  const float* data = array.data<float>();
+  for (std::int64_t i = 0; i < array.size(); ++i) {
+    const auto x = static_cast<double>(data[i]);
+    if (!std::isfinite(x)) {
+      histogram.finite = false;
+      continue;
+    }
+    histogram.low = std::min(histogram.low, x);
+    histogram.high = std::max(histogram.high, x);
+  }
+  histogram.total += array.size();
+}
+
+void count(Histogram& histogram, const Array& array) {
+  const double width = (histogram.high - histogram.low) / static_cast<double>(kBins);
+  const float* data = array.data<float>();
+  for (std::int64_t i = 0; i < array.size(); ++i) {
+    const auto x = static_cast<double>(data[i]);
+    if (!std::isfinite(x)) continue;
+    const double at = width > 0 ? (x - histogram.low) / width : 0;
+    ++histogram.counts[std::min(kBins - 1, static_cast<std::size_t>(at))];
+  }
+}
+
+ActivationRange percentile_range(const Histogram& h, double percentile) {
+  const double tail = (1 - percentile / 100) / 2 * static_cast<double>(h.total);
+  const double width = (h.high - h.low) / static_cast<double>(h.counts.size());
+  ActivationRange range{h.low, h.high};
+  double seen = 0;
+  for (std::size_t bin = 0; bin < h.counts.size(); ++bin) {
+    seen += static_cast<double>(h.counts[bin]);
+    if (seen > tail) {
+      range.low = std::min(0.0, h.low + width * static_cast<double>(bin));
+      break;
+    }
+  }
+  seen = 0;
+  for (std::size_t bin = h.counts.size(); bin-- > 0;) {
+    seen += static_cast<double>(h.counts[bin]);
+    if (seen > tail) {
+      range.high = std::max(0.0, h.low + width * static_cast<double>(bin + 1));
+      break;
+    }
+  }
+  return range;
+}
+
+// Of values spread evenly inside their bin: step^2 / 12 where nothing is clipped, else the distance to the end.
+double squared_error(const Histogram& h, const ActivationRange& range) {
+  const double step = (range.high - range.low) / 255;
+  double error = 0;
+  for (std::size_t bin = 0; bin < h.counts.size(); ++bin) {
+    if (h.counts[bin] == 0) continue;
+    const double x = h.centre(bin), beyond = std::max({0.0, range.low - x, x - range.high});
+    error += static_cast<double>(h.counts[bin]) * (beyond > 0 ? beyond * beyond : step * step / 12);
+  }
+  return error;
+}
+
+ActivationRange mse_range(const Histogram& h) {
+  constexpr int kSteps = 24;
+  ActivationRange best{h.low, h.high};
+  double least = squared_error(h, best);
+  for (int i = 0; i < kSteps; ++i) {
+    for (int j = 0; j < kSteps; ++j) {
+      const ActivationRange tried{h.low * (1 - static_cast<double>(i) / kSteps),
+                                  h.high * (1 - static_cast<double>(j) / kSteps)};
+      if (tried.high <= tried.low) continue;
+      const double error = squared_error(h, tried);
+      if (error < least) {
+        least = error;
+        best = tried;
+      }
+    }
+  }
+  return best;
+}
+
+// KL(P || Q) where Q is P cut to `bins` bins (what is beyond goes to the last) and rounded to 128 levels.
+double divergence(const std::vector<double>& magnitudes, std::size_t bins) {
+  constexpr std::size_t kLevels = 128;
+  std::vector<double> p(magnitudes.begin(), magnitudes.begin() + static_cast<std::ptrdiff_t>(bins));
+  for (std::size_t i = bins; i < magnitudes.size(); ++i) p[bins - 1] += magnitudes[i];
+  double total_p = 0, total_q = 0;
+  std::vector<double> q(bins);
+  for (std::size_t level = 0; level < kLevels; ++level) {
+    const std::size_t first = level * bins / kLevels, last = (level + 1) * bins / kLevels;
+    double sum = 0;
+    std::size_t filled = 0;
+    for (std::size_t i = first; i < last; ++i) {
+      sum += magnitudes[i];
+      filled += magnitudes[i] > 0 ? 1 : 0;
+    }
+    for (std::size_t i = first; i < last && filled > 0; ++i) {
+      q[i] = magnitudes[i] > 0 ? sum / static_cast<double>(filled) : 0;
+    }
+  }
+  for (std::size_t i = 0; i < bins; ++i) {
+    total_p += p[i];
+    total_q += q[i];
+  }
+  if (total_p == 0 || total_q == 0) return 0;
+  double sum = 0;
+  for (std::size_t i = 0; i < bins; ++i) {
+    if (p[i] > 0) sum += p[i] / total_p * std::log(p[i] / total_p / std::max(q[i] / total_q, 1e-9));
+  }
+  return sum;
+}
+
+ActivationRange entropy_range(const Histogram& h) {
+  const double most = std::max(-h.low, h.high);
+  std::vector<double> magnitudes(kBins);
+  for (std::size_t bin = 0; bin < h.counts.size(); ++bin) {
+    const double at = most > 0 ? std::abs(h.centre(bin)) / most * static_cast<double>(kBins) : 0;
+    magnitudes[std::min(kBins - 1, static_cast<std::size_t>(at))] += static_cast<double>(h.counts[bin]);
+  }
+  std::size_t best = kBins;
+  double least = divergence(magnitudes, kBins);
+  for (std::size_t bins = 128; bins < kBins; bins += 16) {
+    const double found = divergence(magnitudes, bins);
+    if (found < least) {
+      least = found;
+      best = bins;
+    }
+  }
+  const double limit = most * static_cast<double>(best) / static_cast<double>(kBins);
+  return {std::max(h.low, -limit), std::min(h.high, limit)};
+}
+
+}  // namespace
+
+Result<std::map<std::string, Histogram>> collect_histograms(const Model& model, const Dataset& data,
+                                                            const std::vector<std::string>& values) {
+  std::map<std::string, Histogram> found;
+  OF_ASSIGN(const auto executor, tapping(model, values));
+  for (const bool counting : {false, true}) {
+    for (const Feeds& feeds : data.batches) {
+      const Executor::TapSink sink = [&](const Value& value, const Datum& datum) -> Status {
+        if (!datum.is_array() || datum.array.storage() != Storage::kFloat || datum.array.size() == 0) return {};
+        Histogram& histogram = found[value.name()];
+        if (counting) {
+          histogram.counts.resize(kBins);
+          count(histogram, datum.array);
+        } else {
+          widen(histogram, datum.array);
+        }
+        return {};
+      };
+      const auto run = executor->run(feeds, sink);
+      if (!run) return fail(run.error());
+    }
+  }
+  return found;
+}
+
+ActivationRange choose_range(const Histogram& histogram, RangeMethod method, double percentile) {
+  if (histogram.high <= histogram.low) return {histogram.low, histogram.high};
+  switch (method) {
+    case RangeMethod::kPercentile:
+      return percentile_range(histogram, percentile);
+    case RangeMethod::kEntropy:
+      return entropy_range(histogram);
+    case RangeMethod::kMse:
+      return mse_range(histogram);
+    case RangeMethod::kMinMax:
+      break;
+  }
+  return {histogram.low, histogram.high};
+}
+
+Uint8Grid uint8_grid(const ActivationRange& range, int top) {
+  Uint8Grid grid;
+  const double width = range.high - range.low;
+  if (!(width > 0)) return grid;
+  grid.scale = static_cast<float>(std::max(width / top, 1e-30));
+  grid.zero = static_cast<std::uint8_t>(
+      std::clamp(std::round(-range.low / static_cast<double>(grid.scale)), 0.0, static_cast<double>(top)));
+  return grid;
+}
+
+}  // namespace onnxfold

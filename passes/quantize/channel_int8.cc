@@ -1,0 +1,47 @@
+#include "passes/quantize/channel_int8.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace onnxfold {
+
+Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, int limit) {
+  OF_ASSIGN(const std::vector<float> values, to_floats(weight));
+  const Dims& dims = weight.dims();
+  const std::int64_t channels = dims[static_cast<std::size_t>(axis)];
+  std::int64_t inner = 1;
+  for (std::size_t i = static_cast<std::size_t>(axis) + 1; i < dims.size(); ++i) inner *= dims[i];
+  const auto channel_of = [&](std::size_t i) {
+    return static_cast<std::size_t>(static_cast<std::int64_t>(i) / inner % channels);
+  };
+  ChannelInt8 out;
+  std::vector<float> largest(static_cast<std::size_t>(channels));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) return fail(Code::kInvalidArgument, "holds NaN or infinity");
+    largest[channel_of(i)] = std::max(largest[channel_of(i)], std::fabs(values[i]));
+  }
+  for (const float most : largest) out.scales.push_back(most > 0 ? most / static_cast<float>(limit) : 1.0F);
+  Buffer codes(values.size());
+  const auto end = static_cast<float>(limit);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const float code = std::clamp(std::nearbyint(values[i] / out.scales[channel_of(i)]), -end, end);
+    codes[i] = static_cast<std::byte>(static_cast<std::int8_t>(code));
+  }
+  out.codes = Tensor::owned(DType::kInt8, dims, std::move(codes));
+  return out;
+}
+
+Tensor int32_bias(const std::vector<float>& bias, const std::vector<float>& scales, float input_scale) {
+  std::vector<std::int32_t> codes;
+  for (std::size_t i = 0; i < bias.size(); ++i) {
+    const double step = static_cast<double>(scales[i]) * static_cast<double>(input_scale);
+    constexpr double kEnd = std::numeric_limits<std::int32_t>::max();
+    codes.push_back(
+        static_cast<std::int32_t>(std::clamp(std::nearbyint(static_cast<double>(bias[i]) / step), -kEnd, kEnd)));
+  }
+  return Tensor::of<std::int32_t>({static_cast<std::int64_t>(codes.size())}, codes);
+}
+
+}  // namespace onnxfold

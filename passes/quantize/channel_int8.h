@@ -1,0 +1,23 @@
+// int8 weights with one scale a channel, symmetric: what integer kernels take.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ir/tensor.h"
+
+namespace onnxfold {
+
+struct ChannelInt8 {
+  Tensor codes;               // int8, the weight's dims
+  std::vector<float> scales;  // one a channel; code * scale is the value
+};
+
+// Channels lie along `axis`. Codes reach from -limit to limit (127; 63 for processors whose 8-bit products saturate).
+// A channel of zeros has scale 1. Errors: invalid_argument (NaN, infinity); whatever loading the weight reports.
+Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, int limit = 127);
+
+// A bias as integer products add it: round(bias / (input scale * weight scale)) in int32, saturated.
+Tensor int32_bias(const std::vector<float>& bias, const std::vector<float>& scales, float input_scale);
+
+}  // namespace onnxfold

@@ -1,0 +1,120 @@
+// MatMul(x, W), Gemm(x, W, b) => MatMulInteger(DynamicQuantizeLinear(x), Wq) times both scales, plus b.
+//
+// Conditions: constant float32 weight of rank 2. Lossy, without data: each run measures the range of its activations.
+// Weights in int8 with one scale a channel. ONNX Runtime fuses the nodes to DynamicQuantizeMatMul or
+// MatMulIntegerToFloat.
+#include <fmt/format.h>
+
+#include <map>
+
+#include "ir/match.h"
+#include "passes/quantize/channel_int8.h"
+#include "passes/quantize/int8_target.h"
+#include "passes/rewrite.h"
+
+namespace onnxfold {
+namespace {
+
+constexpr std::int64_t kDynamicOpset = 11;  // first with DynamicQuantizeLinear
+
+// [rows, cols] -> [cols, rows] of int8.
+Result<Tensor> transposed_codes(const Tensor& codes) {
+  OF_ASSIGN(const Bytes bytes, codes.bytes());
+  const auto rows = static_cast<std::size_t>(codes.dims()[0]), cols = static_cast<std::size_t>(codes.dims()[1]);
+  Buffer out(bytes.size());
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < cols; ++j) out[j * rows + i] = bytes.span()[i * cols + j];
+  }
+  return Tensor::owned(DType::kInt8, {codes.dims()[1], codes.dims()[0]}, std::move(out));
+}
+
+class DynamicInt8 final : public Pass {
+ public:
+  explicit DynamicInt8(Int8Options options) : options_(std::move(options)) {}
+
+  Result<bool> run(Graph& graph, PassContext& context) override {
+    bool any = false;
+    for (const Int8Target& target : find_int8_targets(graph, options_, context)) {
+      const std::int64_t before = constant(target.weight)->nbytes();
+      const std::string label = target.node->label();
+      if (target.node->is("Conv")) {
+        context.skipped(label, "a convolution with a range per run has no fast kernel; use qdq-int8", before);
+        continue;
+      }
+      if (graph.opset() < kDynamicOpset) {
+        context.skipped(label, fmt::format("needs opset {}", kDynamicOpset), before);
+        continue;
+      }
+      OF_TRY(rewrite(graph, target));
+      context.applied(label, "int8 weights by channel, activations rounded at run time", before,
+                      before / 4 + 4 * target.channels);
+      any = true;
+    }
+    return any;
+  }
+
+ private:
+  struct Rounded {
+    Value *codes, *scale, *zero;
+  };
+
+  Status rewrite(Graph& graph, const Int8Target& target) {
+    Node& node = *target.node;
+    auto made = quantize_channels(*constant(target.weight), target.axis, options_.limit);
+    if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
+    if (target.axis == 0) {
+      OF_ASSIGN(made->codes, transposed_codes(made->codes));
+    }
+    const std::string name = target.weight->name();
+    const Rounded x = rounded(graph, *node.input(0), node);
+    Value* codes = add_constant(graph, made->codes, name + "_quantized");
+    Value* scales = add_constant(graph, Tensor::of<float>({target.channels}, made->scales), name + "_scale");
+    Value* zero = add_constant(graph, Tensor::owned(DType::kInt8, {}, Buffer(1)), name + "_zero_point");
+    const auto add = [&](const char* op, std::vector<Value*> inputs, Type type) {
+      return graph.insert({op, std::move(inputs), {{node.output()->name(), std::move(type)}}, {}, "", ""}, &node);
+    };
+    Type sums = node.output()->type();
+    if (sums.is_tensor()) sums.dtype = DType::kInt32;
+    const Type floats = node.output()->type();
+    Node* product = add("MatMulInteger", {x.codes, codes, x.zero, zero}, sums);
+    NodeSpec cast{"Cast", {product->output()}, {{node.output()->name(), floats}}, {}, "", ""};
+    cast.attributes.emplace_back("to", std::int64_t{1});  // TensorProto.FLOAT
+    Node* numbers = graph.insert(std::move(cast), &node);
+    Node* steps = add("Mul", {x.scale, scales}, Type::tensor(DType::kFloat32, Dims{target.channels}));
+    Node* last = add("Mul", {numbers->output(), steps->output()}, floats);
+    if (node.is("Gemm") && node.input(2) != nullptr) last = add("Add", {last->output(), node.input(2)}, floats);
+    last->name = node.name;
+    Value* weight = target.weight;
+    replace_and_erase(graph, node, *last->output());
+    if (!weight->erased()) erase_if_unused(graph, *weight);
+    return {};
+  }
+
+  Rounded rounded(Graph& graph, Value& value, const Node& before) {
+    const auto found = rounded_.find(&value);
+    if (found != rounded_.end() && graph.before(*found->second.codes->producer(), before)) return found->second;
+    Type codes = value.type();
+    if (codes.is_tensor()) codes.dtype = DType::kUint8;
+    Node* node = graph.insert({"DynamicQuantizeLinear",
+                               {&value},
+                               {{value.name() + "_quantized", codes},
+                                {value.name() + "_scale", Type::tensor(DType::kFloat32, Dims{})},
+                                {value.name() + "_zero_point", Type::tensor(DType::kUint8, Dims{})}},
+                               {},
+                               "",
+                               ""},
+                              &before);
+    return rounded_[&value] = {node->output(0), node->output(1), node->output(2)};
+  }
+
+  Int8Options options_;
+  std::map<const Value*, Rounded> rounded_;  // looked up only
+};
+
+}  // namespace
+
+std::unique_ptr<Pass> make_dynamic_int8(const PassOptions& options) {
+  return std::make_unique<DynamicInt8>(int8_options(options));
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,32 @@
+// Products and convolutions that integer kernels can take: MatMul, Gemm and Conv of float32 with a constant weight.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ir/graph.h"
+#include "passes/pass.h"
+
+namespace onnxfold {
+
+struct Int8Options {
+  std::int64_t min_elements = 1024;
+  int limit = 127;  // largest code of a weight
+  std::vector<std::string> include, exclude;
+};
+
+// Reads min-elements, reduce-range, include and exclude.
+Int8Options int8_options(const PassOptions& options);
+
+struct Int8Target {
+  Node* node = nullptr;  // MatMul, Gemm (no transA, alpha and beta 1) or Conv
+  Value* weight = nullptr;
+  Value* bias = nullptr;  // constant of one number a channel, or null
+  std::int64_t axis = 0;  // of the weight's output channels
+  std::int64_t channels = 0;
+};
+
+// In node order. What has a constant weight and is no target gets a remark.
+std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options& options, PassContext& context);
+
+}  // namespace onnxfold

@@ -111,31 +111,5 @@ TEST(ActivationRange, ZeroIsRepresentedExactly) {
   EXPECT_EQ(uint8_grid({0, 0}).scale, 1.0F);
 }
 
-constexpr const char* kDynamic = R"(<ir_version: 8, opset_import: ["" : 17]>
-g (float[N, 16] x) => (float[N, 8] y) <float[16, 8] a = {}, float[8, 8] b = {}, float[8] c = {}> {
-  h = MatMul(x, a)
-  y = Gemm <transB = 1> (h, b, c)
-})";
-
-TEST(DynamicInt8, ProductsOfIntegersWithRangesOfTheRun) {
-  const auto model = test::model_from_text(kDynamic);
-  const auto changed = test::run_pass("dynamic-int8", *model, kAll);
-  ASSERT_TRUE(changed && *changed);
-  EXPECT_EQ(model->graph().nodes_of("DynamicQuantizeLinear").size(), 2U);
-  EXPECT_EQ(model->graph().nodes_of("MatMulInteger").size(), 2U);
-  EXPECT_EQ(model->graph().outputs()[0]->name(), "y");
-  const Dataset data = images({6, 16});
-  const auto wanted = first_output(*test::model_from_text(kDynamic), data);
-  EXPECT_LT(relative_distance(first_output(*model, data), wanted), 0.02);
-}
-
-TEST(DynamicInt8, LeavesConvolutionsAndOldOpsetsAlone) {
-  test::expect_unchanged("dynamic-int8", kConvs, kAll);
-  test::expect_unchanged("dynamic-int8",
-                         "<ir_version: 8, opset_import: [\"\" : 10]> g (float[2, 16] x) => (float[2, 4] y) "
-                         "<float[16, 4] w = {}> { y = MatMul(x, w) }",
-                         kAll);
-}
-
 }  // namespace
 }  // namespace onnxfold

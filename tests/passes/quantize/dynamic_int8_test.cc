@@ -1,0 +1,56 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/calibrated_run.h"
+
+namespace onnxfold {
+namespace {
+
+using test::first_output;
+using test::relative_distance;
+
+const test::OptionMap kAll = {{"min-elements", "0"}};
+
+Dataset numbers(const Dims& dims) {
+  std::vector<double> values(static_cast<std::size_t>(element_count(dims)));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<double>(i) * 0.7) + 0.3;
+  Dataset data;
+  Feeds feeds;
+  feeds["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, dims, values), Precision::kFloat32));
+  data.batches.push_back(std::move(feeds));
+  data.batch_sizes.push_back(dims[0]);
+  return data;
+}
+
+constexpr const char* kDynamic = R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 16] x) => (float[N, 8] y) <float[16, 8] a = {}, float[8, 8] b = {}, float[8] c = {}> {
+  h = MatMul(x, a)
+  y = Gemm <transB = 1> (h, b, c)
+})";
+
+TEST(DynamicInt8, ProductsOfIntegersWithRangesOfTheRun) {
+  const auto model = test::model_from_text(kDynamic);
+  const auto changed = test::run_pass("dynamic-int8", *model, kAll);
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_EQ(model->graph().nodes_of("DynamicQuantizeLinear").size(), 2U);
+  EXPECT_EQ(model->graph().nodes_of("MatMulInteger").size(), 2U);
+  EXPECT_EQ(model->graph().outputs()[0]->name(), "y");
+  const Dataset data = numbers({6, 16});
+  const auto wanted = first_output(*test::model_from_text(kDynamic), data);
+  EXPECT_LT(relative_distance(first_output(*model, data), wanted), 0.02);
+}
+
+TEST(DynamicInt8, LeavesConvolutionsAndOldOpsetsAlone) {
+  test::expect_unchanged("dynamic-int8",
+                         "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) "
+                         "<float[4, 3, 3, 3] w = {}> { y = Conv <kernel_shape = [3, 3]> (x, w) }",
+                         kAll);
+  test::expect_unchanged("dynamic-int8",
+                         "<ir_version: 8, opset_import: [\"\" : 10]> g (float[2, 16] x) => (float[2, 4] y) "
+                         "<float[16, 4] w = {}> { y = MatMul(x, w) }",
+                         kAll);
+}
+
+}  // namespace
+}  // namespace onnxfold

@@ -56,7 +56,7 @@ AffineTerm affine_term(Value& value, std::int64_t width, bool own) {
       if (linear->out != width) break;
       step.before = linear->input;
       width = linear->in;
-      step.linear = std::move(linear);
+      step.linear = linear;
     } else if (inert(*node, width)) {
       step.before = node->input(0);
     } else if (auto found = arithmetic(*node, width)) {

@@ -85,6 +85,7 @@ std::optional<Match> match_at(Node& concat, std::string& why) {
 
 std::vector<Stretch> columns_of(const std::vector<ColumnPiece>& pieces) {
   std::vector<Stretch> stretches;
+  stretches.reserve(pieces.size());
   for (const ColumnPiece& piece : pieces) stretches.push_back(piece.columns);
   return stretches;
 }

@@ -4,6 +4,7 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
+std::unique_ptr<Pass> make_convert_float16(const PassOptions&);
 std::unique_ptr<Pass> make_dynamic_int8(const PassOptions&);
 std::unique_ptr<Pass> make_gptq(const PassOptions&);
 std::unique_ptr<Pass> make_hqq(const PassOptions&);
@@ -117,10 +118,19 @@ constexpr OptionSpec kSmoothOptions[] = {
     {"strength", kFloat, "0.5", "0 moves nothing into weights, 1 all differences between channels", "0..1"},
 };
 
+constexpr OptionSpec kConvertFloat16Options[] = {
+    {"to", kChoice, "float16", "bfloat16 stores weights only", "float16|bfloat16"},
+    {"weights-only", kBool, "false", "Only store weights in 16 bits; computation stays in float32"},
+    {"min-elements", kInt, "1024", "Smaller weights are left alone when only weights are stored", "0.."},
+    {"keep", kPatterns, "", "Operators or nodes that stay in float32 besides those that are never converted (a;b)"},
+};
+
 constexpr PassInfo kPasses[] = {
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
      make_convert_blockwise_form},
+    {"convert-float16", "quantize", kLossy, "Computes in float16 where that is safe, or stores weights in 16 bits",
+     kConvertFloat16Options, make_convert_float16},
     {"dynamic-int8", "quantize", kLossy,
      "Runs MatMul and Gemm in int8; activations are rounded by the range of each run", kDynamicInt8Options,
      make_dynamic_int8},

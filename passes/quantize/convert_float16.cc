@@ -1,0 +1,252 @@
+// y = Op(x, W) in float32 => Cast, Op in float16, Cast: for operators that are safe in half precision.
+//
+// Which: the list kHalf, unless keep names the operator or node; sums of squares, exponentials, normalizations by batch
+// and everything unknown stay in float32, with Casts between. Graph inputs and outputs keep their types. A weight with
+// numbers beyond 65504 keeps its node in float32 unless they are masks (infinite or near the end of float32), which are
+// clamped; both are said. weights-only (and bfloat16, which few runtimes compute in): weights alone are stored in 16
+// bits with a Cast that runtimes fold at load. Lossy.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "ir/numeric.h"
+#include "passes/pass.h"
+#include "passes/rewrite.h"
+
+namespace onnxfold {
+namespace {
+
+constexpr double kMostHalf = 65504;
+constexpr double kLeastHalf = 0x1p-25;  // what is smaller becomes 0
+constexpr double kMask = 1e30;          // numbers beyond stand for infinity
+
+// No intermediate result of these grows beyond their operands and outputs.
+const std::set<std::string, std::less<>> kHalf = {
+    "Abs",       "Add",           "AveragePool", "Clip",     "Concat",
+    "Conv",      "ConvTranspose", "Div",         "Dropout",  "Elu",
+    "Erf",       "Expand",        "Flatten",     "Gather",   "Gelu",
+    "Gemm",      "HardSigmoid",   "HardSwish",   "Identity", "LayerNormalization",
+    "LeakyRelu", "MatMul",        "Max",         "MaxPool",  "Min",
+    "Mul",       "Neg",           "Pad",         "PRelu",    "Relu",
+    "Reshape",   "Sigmoid",       "Slice",       "Softmax",  "Split",
+    "Squeeze",   "Sub",           "Tanh",        "Tile",     "Transpose",
+    "Unsqueeze", "Where"};
+
+struct Range {
+  std::int64_t beyond = 0, masks = 0, vanished = 0;
+  double largest = 0;
+};
+
+Result<Range> range_of(const Tensor& tensor) {
+  OF_ASSIGN(const std::vector<float> values, to_floats(tensor));
+  Range range;
+  for (const float value : values) {
+    const double size = std::fabs(static_cast<double>(value));
+    if (size > kMostHalf) ++(size > kMask ? range.masks : range.beyond);
+    if (size <= kMostHalf) range.largest = std::max(range.largest, size);
+    if (size != 0 && size <= kLeastHalf) ++range.vanished;
+  }
+  return range;
+}
+
+// The same numbers in 16 bits, made when the file is written; masks become the largest number of their sign.
+Tensor in_16_bits(const Tensor& from, DType type) {
+  return Tensor::deferred(type, from.dims(), [from, type]() -> Result<Buffer> {
+    OF_ASSIGN(const std::vector<float> values, to_floats(from));
+    Buffer out(values.size() * 2);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const float limit = static_cast<float>(kMostHalf);
+      const std::uint16_t bits =
+          type == DType::kBFloat16 ? float_to_bfloat16(values[i]) : float_to_half(std::clamp(values[i], -limit, limit));
+      out[2 * i] = static_cast<std::byte>(bits & 0xFF);
+      out[2 * i + 1] = static_cast<std::byte>(bits >> 8);
+    }
+    return out;
+  });
+}
+
+Type with_dtype(Type type, DType dtype) {
+  type.dtype = dtype;
+  return type;
+}
+
+NodeSpec cast_of(Value& value, DType to, const char* suffix) {
+  NodeSpec spec{"Cast", {&value}, {{value.name() + suffix, with_dtype(value.type(), to)}}, {}, "", ""};
+  spec.attributes.emplace_back("to", static_cast<std::int64_t>(to));
+  return spec;
+}
+
+class ConvertFloat16 final : public Pass {
+ public:
+  explicit ConvertFloat16(const PassOptions& options)
+      : type_(options.text("to") == "bfloat16" ? DType::kBFloat16 : DType::kFloat16),
+        weights_only_(options.flag("weights-only") || type_ == DType::kBFloat16),
+        min_elements_(options.integer("min-elements")),
+        keep_(options.patterns("keep")) {}
+
+  Result<bool> run(Graph& graph, PassContext& context) override {
+    if (graph.opset() < 13 && type_ == DType::kBFloat16) {
+      return fail(Code::kUnsupported, "bfloat16 needs opset 13; raise the model first (onnxfold convert)");
+    }
+    return weights_only_ ? store_weights(graph, context) : convert(graph, context);
+  }
+
+ private:
+  Result<bool> store_weights(Graph& graph, PassContext& context);
+  Result<bool> convert(Graph& graph, PassContext& context);
+  Result<std::string> refusal(const Node& node);
+  Result<const Range*> range(const Value& value);
+  Value* in_half(Graph& graph, Node& node, Value& value, PassContext& context);
+  void give_back(Graph& graph, Value& value, const std::set<const Node*>& half);
+  bool kept(const Node& node) const {
+    return std::any_of(keep_.begin(), keep_.end(), [&](const std::string& pattern) {
+      return glob_match(pattern, node.op_type()) || glob_match(pattern, node.name);
+    });
+  }
+
+  DType type_;
+  bool weights_only_;
+  std::int64_t min_elements_;
+  std::vector<std::string> keep_;
+  std::map<const Value*, Range> ranges_;
+  std::map<std::pair<const Graph*, const Value*>, Value*> halves_;
+};
+
+Result<const Range*> ConvertFloat16::range(const Value& value) {
+  const auto found = ranges_.find(&value);
+  if (found != ranges_.end()) return &found->second;
+  auto made = range_of(*constant(&value));
+  if (!made) return fail(made.error().in(fmt::format("weight '{}'", value.name())));
+  return &(ranges_[&value] = *made);
+}
+
+Result<bool> ConvertFloat16::store_weights(Graph& graph, PassContext& context) {
+  bool changed = false;
+  for (Value* value : graph.initializers()) {
+    const Tensor* tensor = constant(value);
+    if (tensor == nullptr || tensor->dtype() != DType::kFloat32 || tensor->size() < min_elements_) continue;
+    if (value->uses().empty() || value->is_graph_output()) continue;
+    OF_ASSIGN(const Range* numbers, range(*value));
+    if (type_ == DType::kFloat16 && numbers->beyond + numbers->masks > 0) {
+      context.skipped(value->name(), fmt::format("{} numbers beyond 65504", numbers->beyond + numbers->masks),
+                      tensor->nbytes());
+      continue;
+    }
+    Value* stored = add_constant(graph, in_16_bits(*tensor, type_), value->name() + "_16");
+    stored->set_type(Type::tensor(type_, tensor->dims()));
+    const std::vector<Node*> nodes = graph.nodes();
+    NodeSpec spec = cast_of(*stored, DType::kFloat32, "_float");
+    Value* wide = graph.insert(std::move(spec), nodes.empty() ? nullptr : nodes.front())->output();
+    context.applied(value->name(), std::string(name(type_)), tensor->nbytes(), tensor->nbytes() / 2);
+    graph.replace_all_uses(*value, *wide);
+    erase_if_unused(graph, *value);
+    changed = true;
+  }
+  return changed;
+}
+
+// What keeps a node in float32; empty: nothing.
+Result<std::string> ConvertFloat16::refusal(const Node& node) {
+  if (!node.domain().empty() || !kHalf.contains(node.op_type())) {
+    return fmt::format("{} stays in float32", node.op_type());
+  }
+  if (kept(node)) return std::string("kept by name");
+  bool floats = false;
+  for (const Value* input : node.inputs()) {
+    if (input == nullptr) continue;
+    if (input->dtype() == DType::kUndefined) return fmt::format("the type of '{}' is unknown", input->name());
+    if (input->dtype() != DType::kFloat32) continue;
+    floats = true;
+    if (constant(input) == nullptr) continue;
+    OF_ASSIGN(const Range* numbers, range(*input));
+    if (numbers->beyond > 0) {
+      return fmt::format("'{}' has {} numbers beyond 65504", input->name(), numbers->beyond);
+    }
+  }
+  for (const Value* output : node.outputs()) {
+    if (output != nullptr && output->dtype() == DType::kUndefined) return std::string("an output's type is unknown");
+  }
+  return std::string(floats ? "" : "no operand is float32");
+}
+
+// `value` in float16, as a node of `graph` reads it.
+Value* ConvertFloat16::in_half(Graph& graph, Node& node, Value& value, PassContext& context) {
+  Value*& made = halves_[{constant(&value) != nullptr ? value.graph() : &graph, &value}];
+  if (made != nullptr) return made;
+  if (const Tensor* tensor = constant(&value)) {
+    made = add_constant(*value.graph(), in_16_bits(*tensor, type_), value.name() + "_16");
+    const Range& numbers = ranges_[&value];
+    if (numbers.masks > 0) context.note(value.name(), fmt::format("{} numbers clamped to 65504", numbers.masks));
+    if (numbers.vanished > 0) context.note(value.name(), fmt::format("{} numbers became 0", numbers.vanished));
+    context.applied(value.name(), "float16", tensor->nbytes(), tensor->nbytes() / 2);
+    return made;
+  }
+  return made = graph.insert(cast_of(value, type_, "_half"), &node)->output();
+}
+
+// Readers outside `half` get a float32 copy of a value that became float16; a public name goes with it.
+void ConvertFloat16::give_back(Graph& graph, Value& value, const std::set<const Node*>& half) {
+  std::vector<Use> inside;
+  bool outside = false;
+  for (const Use& use : value.uses()) {
+    const bool stays = use.node != nullptr && half.contains(use.node);
+    if (stays) inside.push_back(use);
+    outside = outside || !stays;
+  }
+  if (!outside) return;
+  const std::vector<Node*> nodes = graph.nodes();
+  const auto at = std::find(nodes.begin(), nodes.end(), value.producer());
+  const Node* next = at + 1 == nodes.end() ? nullptr : *(at + 1);
+  Node* cast = graph.insert(cast_of(value, DType::kFloat32, "_float"), next);
+  const Type type = value.type();
+  graph.replace_all_uses(value, *cast->output());
+  value.set_type(type);
+  cast->output()->set_type(with_dtype(type, DType::kFloat32));  // a public name brings its declaration along
+  graph.set_input(*cast, 0, &value);
+  for (const Use& use : inside) graph.set_input(*use.node, static_cast<std::size_t>(use.index), &value);
+}
+
+Result<bool> ConvertFloat16::convert(Graph& graph, PassContext& context) {
+  std::vector<Node*> chosen;
+  std::set<const Node*> half;
+  for (Node* node : graph.nodes()) {
+    const bool floats = std::any_of(node->outputs().begin(), node->outputs().end(),
+                                    [](const Value* v) { return v != nullptr && v->dtype() == DType::kFloat32; });
+    if (!floats || node->is("Constant") || node->is("Cast")) continue;
+    OF_ASSIGN(const std::string why, refusal(*node));
+    if (!why.empty()) {
+      context.skipped(node->label(), why);
+      continue;
+    }
+    chosen.push_back(node);
+    half.insert(node);
+  }
+  for (Node* node : chosen) {
+    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      Value* input = node->input(i);
+      if (input == nullptr || input->dtype() != DType::kFloat32) continue;
+      graph.set_input(*node, i, in_half(graph, *node, *input, context));
+      if (constant(input) != nullptr && input->producer() == nullptr) erase_if_unused(*input->graph(), *input);
+    }
+    for (Value* output : node->outputs()) {
+      if (output != nullptr && output->dtype() == DType::kFloat32) output->set_type(with_dtype(output->type(), type_));
+    }
+  }
+  for (Node* node : chosen) {
+    for (Value* output : node->outputs()) {
+      if (output != nullptr && output->dtype() == type_) give_back(graph, *output, half);
+    }
+  }
+  return !chosen.empty();
+}
+
+}  // namespace
+
+std::unique_ptr<Pass> make_convert_float16(const PassOptions& options) {
+  return std::make_unique<ConvertFloat16>(options);
+}
+
+}  // namespace onnxfold

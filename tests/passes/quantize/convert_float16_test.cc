@@ -1,0 +1,107 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "ir/verify.h"
+#include "tests/support/equivalence.h"
+#include "tests/support/rewrite_test.h"
+
+namespace onnxfold {
+namespace {
+
+using test::model_from_text;
+using test::run_pass;
+
+std::string graph(const std::string& interface, const std::string& initializers, const std::string& nodes) {
+  return "<ir_version: 8, opset_import: [\"\" : 17]> g " + interface + " <" + initializers + "> { " + nodes + " }";
+}
+
+std::unique_ptr<Model> converted(const std::string& text, const test::OptionMap& options = {},
+                                 std::vector<Remark>* remarks = nullptr) {
+  auto model = model_from_text(text);
+  const auto changed = run_pass("convert-float16", *model, options, remarks);
+  EXPECT_TRUE(changed && *changed);
+  EXPECT_TRUE(verify(*model));
+  return model;
+}
+
+std::vector<std::string> operators(const Model& model) {
+  std::vector<std::string> all;
+  for (const Node* node : model.graph().nodes()) all.push_back(node->op_type());
+  return all;
+}
+
+const std::string kChain = graph("(float[2, 8] x) => (float[2, 4] y)", "float[8, 4] w = {}, float[4] b = {}",
+                                 "p = MatMul(x, w) q = Add(p, b) y = Relu(q)");
+
+TEST(ConvertFloat16, OneCastInAndOneOut) {
+  const auto model = converted(kChain);
+  EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "MatMul", "Add", "Relu", "Cast"}));
+  EXPECT_EQ(model->graph().inputs()[0]->dtype(), DType::kFloat32);
+  EXPECT_EQ(model->graph().outputs()[0]->dtype(), DType::kFloat32);
+  EXPECT_EQ(model->graph().outputs()[0]->name(), "y");
+  EXPECT_EQ(model->graph().find("w"), nullptr);
+  EXPECT_EQ(test::difference(*model_from_text(kChain), *model, Precision::kFloat32, 5e-3), "");
+}
+
+TEST(ConvertFloat16, WhatIsNotSafeStaysInFloat32) {
+  const auto model = converted(
+      graph("(float[2, 8] x) => (float[2, 8] y)", "float two = {2.0}", "p = Relu(x) q = Pow(p, two) y = Sigmoid(q)"));
+  EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "Relu", "Cast", "Pow", "Cast", "Sigmoid", "Cast"}));
+}
+
+TEST(ConvertFloat16, AValueThatIsReadBothWaysIsCastOnce) {
+  const auto model =
+      converted(graph("(float[2, 8] x) => (float[2, 8] y, float[2, 8] r)", "float two = {2.0}",
+                      "r = Relu(x) a = Pow(r, two) b = Sqrt(r) c = Tanh(r) d = Add(a, b) y = Add(c, d)"));
+  const auto all = operators(*model);
+  EXPECT_EQ(std::count(all.begin(), all.end(), "Cast"), 5);  // x, r, a, b and y
+  EXPECT_TRUE(model->graph().outputs()[1]->producer()->is("Cast"));
+}
+
+TEST(ConvertFloat16, LargeWeightsKeepTheirNodeAndMasksAreClamped) {
+  std::vector<Remark> remarks;
+  const auto model =
+      converted(graph("(float[2, 2] x) => (float[2, 2] y)", "float[2] w = {70000.0, 1.0}, float m = {-3e38}",
+                      "p = Add(x, w) q = Add(p, m) y = Relu(q)"),
+                {}, &remarks);
+  const auto says = [&](const std::string& text) {
+    return std::any_of(remarks.begin(), remarks.end(),
+                       [&](const Remark& r) { return r.reason.find(text) != std::string::npos; });
+  };
+  EXPECT_TRUE(says("'w' has 1 numbers beyond 65504"));
+  EXPECT_TRUE(says("1 numbers clamped to 65504"));
+  EXPECT_EQ(operators(*model)[0], "Add");
+}
+
+TEST(ConvertFloat16, KeepTakesOperatorsAndNodes) {
+  const auto model = converted(kChain, {{"keep", "MatMul"}});
+  EXPECT_EQ(operators(*model), (std::vector<std::string>{"MatMul", "Cast", "Add", "Relu", "Cast"}));
+}
+
+TEST(ConvertFloat16, WeightsAlone) {
+  for (const char* type : {"float16", "bfloat16"}) {
+    const auto model = converted(kChain, {{"weights-only", "true"}, {"to", type}, {"min-elements", "0"}});
+    EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "Cast", "MatMul", "Add", "Relu"}));
+    EXPECT_EQ(test::difference(*model_from_text(kChain), *model, Precision::kFloat32, 2e-2), "");
+  }
+}
+
+TEST(ConvertFloat16, BodiesKeepTheirInterface) {
+  const auto model = converted(
+      graph("(bool c, float[2, 8] x) => (float[2, 8] y)", "float u = {1.0}",
+            "r = Relu(x) y = If (c) <then_branch = t () => (float[2, 8] a) { a = Tanh(r) }, else_branch = e () => "
+            "(float[2, 8] b) { b = Identity(r) }>"));
+  EXPECT_TRUE(verify(*model));
+  for (const Graph* body : model->graph().nodes_of("If")[0]->subgraphs()) {
+    EXPECT_EQ(body->outputs()[0]->dtype(), DType::kFloat32);
+  }
+}
+
+TEST(ConvertFloat16, NothingToDo) {
+  test::expect_unchanged("convert-float16", graph("(int64[2] x) => (int64[2] y)", "int64 u = {1}", "y = Add(x, u)"));
+  test::expect_unchanged("convert-float16", graph("(float[2] x) => (float[2] y)", "int64 u = {1}", "y = Exp(x)"));
+}
+
+}  // namespace
+}  // namespace onnxfold

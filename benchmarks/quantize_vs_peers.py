@@ -1,8 +1,9 @@
-"""Output error of data-free low-bit weights: onnxfold beside ONNX Runtime's quantizers, the same model, the same text.
+"""Output error of low-bit weights: onnxfold beside ONNX Runtime's quantizers, the same model, the same text.
 
-    python benchmarks/quantize_vs_peers.py MODEL.onnx DATA.npz [--only TEXT]
+    python benchmarks/quantize_vs_peers.py MODEL.onnx DATA.npz [--calibration C.npz] [--only TEXT]
 
-MODEL and DATA as export_minilm.py writes them (or any encoder with a mask named attention_mask). Only MatMul weights are
+MODEL and DATA as export_minilm.py writes them (or any encoder with a mask named attention_mask); C other text, from the same
+script, for the rows that learn from data. Only MatMul weights are
 quantized, activations stay float32 (accuracy level 0), so that the weights make all of the error. Columns: bits per weight
 counted over codes, scales and zero points of the file; seconds of the whole process (ONNX Runtime: of process() alone);
 relative L2 error of the first output on unmasked positions, in percent; (1 - cosine) of mean-pooled embeddings x 10^4."""
@@ -64,11 +65,20 @@ def stored_bits(path):
     return 8 * total / max(weights, 1), weights
 
 
-def fold(model, target, options):
+CALIBRATION = []
+
+
+def gptq(model, target, options):
+    if not CALIBRATION:
+        raise RuntimeError("needs --calibration")
+    return fold(model, target, "gptq" + (":" if options else "") + options, CALIBRATION)
+
+
+def fold(model, target, options, extra=()):
     name, _, rest = options.partition(":")
     step = f"{name}:gather=false,accuracy-level=0{',' if rest else ''}{rest}"
     start = time.perf_counter()
-    done = subprocess.run([ONNXFOLD, "compress", model, "-o", target, "-f", "-q", "--no-check", "--pass", step],
+    done = subprocess.run([ONNXFOLD, "compress", model, "-o", target, "-f", "-q", "--no-check", "--pass", step, *extra],
                           capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
@@ -110,6 +120,9 @@ ROWS = [
     (fold, "rtn-search:symmetric=false,block=16,scales=float16"), (fold, "hqq:block=16,scales=int8"),
     (fold, "rtn-search:block=16,scales=power-of-two"), (fold, "rtn:scales=power-of-two"),
     (fold, "rtn-search:scales=power-of-two"),
+    (gptq, ""), (gptq, "block=16,scales=float16"), (gptq, "block=16,scales=float16,quality=high"),
+    (gptq, "block=16,scales=int8,quality=high"), (gptq, "symmetric=false,scales=float16,quality=high"),
+    (gptq, "scales=float16,quality=high"), (gptq, "bits=3,quality=high"), (gptq, "bits=2,quality=high"),
     (ort, "bits=8"), (fold, "rtn:bits=8"), (fold, "rtn-search:bits=8,scales=float16"), (fold, "rtn:bits=8,block=channel"),
     (fold, "rtn:bits=3"), (fold, "rtn-search:bits=3"), (fold, "rtn-search:bits=3,symmetric=false"),
     (ort, "bits=2"), (fold, "rtn:bits=2"), (fold, "rtn-search:bits=2"), (fold, "rtn-search:bits=2,symmetric=false,block=16,scales=float16"),
@@ -120,8 +133,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--calibration", type=pathlib.Path, help="text for gptq, as DATA but other passages")
     parser.add_argument("--only", default="", help="rows whose text contains this")
     arguments = parser.parse_args()
+    if arguments.calibration:
+        CALIBRATION.extend(["--calibration", str(arguments.calibration)])
     feeds = dict(np.load(arguments.data))
     mask = feeds["attention_mask"].astype(np.float32)
     wanted = outputs(arguments.model, feeds)
@@ -129,7 +145,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "low.onnx"
         for make, options in ROWS:
-            label = ("onnxruntime " if make is ort else "onnxfold    ") + options
+            label = {ort: "onnxruntime ", fold: "onnxfold    ", gptq: "onnxfold    gptq "}[make] + options
             if arguments.only not in label:
                 continue
             try:

@@ -113,12 +113,19 @@ Result<Feeds> widened_feeds(const Feeds& feeds) {
   return wide;
 }
 
+// From one floating type to another: the twin, where all are doubles, does without it.
+bool changes_precision(const Node& node) {
+  if (!node.is("Cast") || !is_float(static_cast<DType>(node.attr_int("to", 0)))) return false;
+  return node.input(0) != nullptr && is_float(node.input(0)->dtype());
+}
+
 // Operators of all graphs in order. Constant nodes are left out: the twin has initializers in their place.
 std::vector<std::string> operators_of(Model& model) {
   std::vector<std::string> operators;
   for (const Graph* graph : model.graphs()) {
     for (const Node* node : graph->nodes()) {
-      if (!node->is("Constant")) operators.push_back(node->domain() + ":" + node->op_type());
+      if (!node->is("Constant") && !changes_precision(*node))
+        operators.push_back(node->domain() + ":" + node->op_type());
     }
   }
   return operators;

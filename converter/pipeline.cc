@@ -40,6 +40,8 @@ class Pipeline {
     // A file that already breaks the schemas (many that every runtime loads do) says nothing about our passes.
     schemas_hold_ = check_model(model_).has_value();
     OF_TRY(infer_shapes(model_));
+    schemas_hold_ =
+        schemas_hold_ && check_model(model_).has_value();  // types that the file does not tell may break them
     before_ = fingerprint(model_);
     if (options_.calibration != nullptr) original_ = model_.clone();
     for (const RecipeStep& step : recipe.steps) {

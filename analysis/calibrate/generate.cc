@@ -46,10 +46,13 @@ constexpr SizePlan kPlans[] = {
     {{112, 112}, {112, 112}, {1, 1}},   {{299, 299}, {299, 299}, {256, 256}}, {{640, 640}, {640, 640}, {512, 512}},
 };
 
+bool is_past(const Value& input) { return input.name().find("past") != std::string::npos; }
+
 // Dynamic dimensions get a size per symbol; unnamed ones per (input, axis).
 class Sizes {
  public:
-  Sizes(int variant, const SizePlan& plan) : variant_(variant), plan_(plan) {}
+  // `cached`: the model takes keys and values of earlier positions.
+  Sizes(int variant, const SizePlan& plan, bool cached) : variant_(variant), plan_(plan), cached_(cached) {}
 
   std::int64_t of(const Value& input, std::size_t axis, const Dim& dim) {
     const std::string key = dim.symbol.empty() ? fmt::format("{}#{}", input.name(), axis) : dim.symbol;
@@ -67,17 +70,24 @@ class Sizes {
   }
 
   std::int64_t choose(const Value& input, std::size_t axis, const std::string& symbol) const {
-    const bool past = symbol.find("past") != std::string::npos || input.name().find("past") != std::string::npos;
+    const bool past = symbol.find("past") != std::string::npos || is_past(input);
+    // A mask covers the earlier positions and the new ones, whatever its axis is called.
+    if (cached_ && axis > 0 && axis + 1 == input.type().shape->size() && role_of(input) == InputRole::kMask) {
+      return past_length() + plan_.length[static_cast<std::size_t>(variant_)];
+    }
     const bool image = input.rank().value_or(0) >= 4 && is_float(input.dtype());
     if (axis == 0 || is_state_batch(input, axis)) return variant_ == 0 ? 2 : 1;  // batch
-    if (past) return variant_ == 0 ? 4 : 7;
+    if (past) return past_length();
     if (image && axis == 2) return plan_.height[static_cast<std::size_t>(variant_)];
     if (image && axis >= 3) return plan_.width[static_cast<std::size_t>(variant_)];
     return plan_.length[static_cast<std::size_t>(variant_)];
   }
 
+  std::int64_t past_length() const { return variant_ == 0 ? 4 : 7; }
+
   int variant_;
   const SizePlan& plan_;
+  bool cached_;
   std::map<std::string, std::int64_t> chosen_;
 };
 
@@ -151,7 +161,7 @@ Result<Datum> generate(const Value& input, Sizes& sizes, Random& random, int var
   }
   const InputRole role = role_of(input);
   const std::int64_t limit = is_integer(input.dtype()) ? index_limit(input) : 0;
-  const bool past = input.name().find("past") != std::string::npos;
+  const bool past = is_past(input);
   std::vector<double> values(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
     double value = 0;
@@ -181,9 +191,13 @@ namespace {
 
 Result<Dataset> generate_with(const Model& model, std::uint64_t seed, const SizePlan& plan) {
   Dataset dataset;
+  const auto& inputs = model.graph().inputs();
+  const bool cached = std::any_of(inputs.begin(), inputs.end(), [](const Value* input) {
+    return is_past(*input) && is_float(input->dtype()) && input->rank().value_or(0) >= 3;
+  });
   for (int variant = 0; variant < 2; ++variant) {
     Random random(seed * 2 + static_cast<std::uint64_t>(variant) + 1);
-    Sizes sizes(variant, plan);
+    Sizes sizes(variant, plan, cached);
     Feeds feeds;
     std::int64_t samples = 1;
     for (const Value* input : model.graph().inputs()) {

@@ -84,11 +84,18 @@ std::optional<double> evaluate(const Node& node, const std::vector<double>& in) 
   return {};
 }
 
-// A constant of a formula.
+// A constant of a formula as it was written, before the graph rounded it.
 std::optional<double> number_of(const Value* value) {
   const auto number = scalar_constant(value);
-  if (!number || value->constant()->dtype() != DType::kFloat32) return number;
-  return intended_number(static_cast<float>(*number));
+  if (!number) return {};
+  const DType dtype = value->constant()->dtype();
+  if (dtype == DType::kFloat32) return intended_number(static_cast<float>(*number));
+  const double step = dtype == DType::kFloat16 ? 0x1p-11 : dtype == DType::kBFloat16 ? 0x1p-8 : 0;
+  const double root = std::sqrt(2.0), circle = std::sqrt(2 / M_PI);
+  for (const double exact : {root, 1 / root, circle, circle * 0.044715, 0.044715, 1.702, 1.0 / 6}) {
+    if (std::fabs(*number - exact) <= step * exact) return exact;
+  }
+  return number;
 }
 
 // Value of the chain's output when `source` is x.
@@ -108,6 +115,19 @@ std::optional<double> evaluate_chain(const std::vector<Node*>& ordered, const Va
     last = known[node->output()] = *result;
   }
   return last;
+}
+
+// The largest share by which number_of() corrected a constant that is no float32: the graph computes with the constant.
+double largest_correction(const std::vector<Node*>& ordered) {
+  double largest = 0;
+  for (const Node* node : ordered) {
+    for (const Value* input : node->inputs()) {
+      const auto stored = scalar_constant(input), meant = number_of(input);
+      if (!stored || *stored == 0 || input->constant()->dtype() == DType::kFloat32) continue;
+      largest = std::max(largest, std::fabs(*meant - *stored) / std::fabs(*stored));
+    }
+  }
+  return largest;
 }
 
 struct Recognised {
@@ -131,7 +151,7 @@ std::optional<Recognised> recognise(const std::vector<Node*>& ordered, const Val
       const double apart = std::fabs(values[i] - reference(kind, kPoints[i])) / (1 + std::fabs(values[i]));
       error = std::isnan(apart) ? INFINITY : std::max(error, apart);
     }
-    if (error <= 2e-6) return Recognised{kind, error};
+    if (error <= 2e-6) return Recognised{kind, std::max(error, largest_correction(ordered))};
   }
   return {};
 }
@@ -241,6 +261,13 @@ std::string_view name(ActivationMatch::Kind kind) {
       "ReLU",    "GELU", "GELU (tanh)", "quick GELU", "SiLU",         "Mish",    "HardSwish",
       "sigmoid", "tanh", "ELU",         "leaky ReLU", "squared ReLU", "softplus"};
   return kNames[static_cast<std::size_t>(kind)];
+}
+
+std::optional<ActivationMatch::Kind> activation_named(std::string_view op_type) {
+  if (op_type == "Relu") return Kind::kRelu;
+  if (op_type == "Sigmoid") return Kind::kSigmoid;
+  if (op_type == "Tanh") return Kind::kTanh;
+  return {};
 }
 
 std::optional<ActivationMatch> activation_making(const Value* value) {

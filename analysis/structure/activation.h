@@ -40,6 +40,8 @@ struct ActivationMatch {
 };
 
 std::string_view name(ActivationMatch::Kind kind);
+// Of operators that carry an activation by its operator's name (FusedGemm, FusedConv): those without parameters.
+std::optional<ActivationMatch::Kind> activation_named(std::string_view op_type);
 // The activation that makes `value`, or none. Inner values must have no other readers.
 std::optional<ActivationMatch> activation_making(const Value* value);
 // All of a graph that are not part of a larger one, in topological order of their last nodes.

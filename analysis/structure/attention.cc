@@ -49,7 +49,9 @@ class Matcher {
 
   bool match() {
     if (!match_products() || !projections(scores_)) return false;
-    const std::int64_t axis = softmax_.attr_int("axis", -1), rank = static_cast<std::int64_t>(q_layout_.axes.size());
+    const auto dims = context_.numbers.dims(softmax_.input(0));
+    const auto rank = static_cast<std::int64_t>(dims ? dims->size() : q_layout_.axes.size());
+    const std::int64_t axis = softmax_.attr_int("axis", -1);
     if (!softmax_.input(0)->rank() && axis > 0 && axis != rank - 1)
       return fail(softmax_, "it is not over the last axis");
     return output() && finish();
@@ -198,8 +200,10 @@ void complete_attention(Attention& a) {
   if (a.packed_weight == nullptr) {
     a.input = input_of(a.q);
     a.kv_input = input_of(a.k);
+    // What is made otherwise than by Linears (convolutions...) may come from one value in the end.
+    const bool told = a.q.linear && (a.k.linear || a.k.source->is_graph_input());
     const Value* q = root(a.input);
-    a.cross = root(a.kv_input) != q && root(input_of(a.v)) != q;
+    a.cross = told && root(a.kv_input) != q && root(input_of(a.v)) != q;
   }
   for (const Value* mask : a.masks) a.causal = a.causal || is_triangular(mask);
 }

@@ -168,7 +168,8 @@ class BlockFinder {
                                       [](const Sublayer& sublayer) { return sublayer.norm.has_value(); });
     Node* add = stage.residual.add;
     if (!add->is("Add")) {  // SkipLayerNormalization
-      const bool goes_on = next != nullptr ? next->residual.stream == add->output() : !pre_norm && sum == nullptr;
+      const bool goes_on = next != nullptr ? next->residual.stream == add->output()
+                                           : earlier_ends_with_norm(stage).value_or(!pre_norm) && sum == nullptr;
       if (!goes_on) return sum;
       const auto norm = parts_.norm_of_output.find(add->output());
       if (block != nullptr && norm != parts_.norm_of_output.end()) block->final_norm = *norm->second;
@@ -176,9 +177,9 @@ class BlockFinder {
     }
     const auto norm = parts_.norm_of_input.find(sum);
     if (norm != parts_.norm_of_input.end()) {
-      const bool goes_on = next != nullptr
-                               ? next->residual.stream == norm->second->output
-                               : (!pre_norm || ends_with_norm(stage)) && only_reader(*sum, norm->second->nodes);
+      const bool goes_on =
+          next != nullptr ? next->residual.stream == norm->second->output
+                          : earlier_ends_with_norm(stage).value_or(!pre_norm) && only_reader(*sum, norm->second->nodes);
       if (!goes_on) return sum;
       if (block != nullptr) block->final_norm = *norm->second;
       return norm->second->output;
@@ -191,14 +192,15 @@ class BlockFinder {
     return sum;
   }
 
-  // Did the stage one block before end with a norm, though its sublayers have norms of their own (Conformer)?
-  bool ends_with_norm(const Stage& stage) const {
+  // Did the stage like this one, a block before, end with a norm? The head's norm behind the last block is none of its
+  // own, unless the blocks before have one too. Nullopt when there is no such stage.
+  std::optional<bool> earlier_ends_with_norm(const Stage& stage) const {
     const std::string kinds = letters(stage);
     for (int at = stage.residual.before; at >= 0; at = stages_[static_cast<std::size_t>(at)].residual.before) {
       const Stage& earlier = stages_[static_cast<std::size_t>(at)];
-      if (letters(earlier) == kinds && is_norm_output(behind_sum(earlier, nullptr), earlier)) return true;
+      if (letters(earlier) == kinds) return is_norm_output(behind_sum(earlier, nullptr), earlier);
     }
-    return false;
+    return {};
   }
 
   static bool only_reader(const Value& value, const std::vector<Node*>& nodes) {
@@ -235,6 +237,14 @@ class BlockFinder {
     return value != nullptr && value != stage.residual.sum && parts_.norm_of_output.count(value) != 0;
   }
 
+  // What the last convolution makes.
+  static void set_channels(Block& block) {
+    for (const Node* node : block.sublayers.back().nodes) {
+      const Tensor* weight = node->op_type().ends_with("Conv") ? constant(node->input(1)) : nullptr;
+      if (weight != nullptr && weight->rank() > 2) block.width = weight->dims()[0];
+    }
+  }
+
   static void set_width(Block& block) {
     for (const Sublayer& sublayer : block.sublayers) {
       if (sublayer.feed_forward) block.width = sublayer.feed_forward->down.out;
@@ -243,6 +253,7 @@ class BlockFinder {
     for (const Sublayer& sublayer : block.sublayers) {
       if (block.width == 0 && sublayer.norm) block.width = sublayer.norm->width;
     }
+    if (block.kind == Block::Kind::kConvolution) set_channels(block);
     const Value* stream = block.input;
     if (block.width != 0 || stream == nullptr || !stream->rank() || *stream->rank() < 2) return;
     const auto& dims = *stream->type().shape;
@@ -261,14 +272,16 @@ class BlockFinder {
         block.nodes.push_back(after->producer());
       }
     }
+    const Node* before = block.input->producer();
     std::set<Node*> members(block.nodes.begin(), block.nodes.end());
     std::vector<Node*> open(members.begin(), members.end());
     while (!open.empty()) {
       const Node* node = open.back();
       open.pop_back();
       for (const Value* input : node->inputs()) {
-        Node* producer = input == nullptr || input == block.input ? nullptr : input->producer();
-        if (producer == nullptr || producer->graph() != &graph_ || members.count(producer) != 0) continue;
+        Node* producer = input == nullptr ? nullptr : input->producer();
+        if (producer == nullptr || producer == before || producer->graph() != &graph_) continue;
+        if (members.count(producer) != 0) continue;
         if (!serves_only(*producer, members)) continue;
         members.insert(producer);
         open.push_back(producer);

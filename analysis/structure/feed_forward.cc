@@ -49,7 +49,7 @@ class Matcher {
   Value* behind(Value* value) {
     for (int i = 0; i < kMaxSteps && value != nullptr && value->producer() != nullptr; ++i) {
       Node* node = value->producer();
-      if (!passes(*node) || node->input(0) == nullptr) break;
+      if (!passes(*node) || node->input(0) == nullptr || context_.norms_by_output.count(value) != 0) break;
       add({node});
       value = node->input(0);
     }
@@ -70,7 +70,7 @@ class Matcher {
   }
 
   bool plain(Value* hidden) {
-    if (fused_bias(hidden)) return true;
+    if (fused_bias(hidden) || fused_gemm(hidden)) return true;
     const auto activation = activation_making(hidden);
     if (!activation) return false;
     const auto up = source(activation->input);
@@ -98,6 +98,23 @@ class Matcher {
     found_.activation->fused = true;
     found_.activation->nodes = {node};
     add({node});
+    return true;
+  }
+
+  // FusedGemm of ONNX Runtime: up and activation.
+  bool fused_gemm(Value* hidden) {
+    Node* node = hidden == nullptr ? nullptr : hidden->producer();
+    const auto up = node == nullptr ? std::nullopt : linear_inside(*node);
+    if (!up) return false;
+    const auto kind = activation_named(node->attr_string("activation", ""));
+    if (!kind) return false;
+    take_up(Source{*up, 0, up->out, {}});
+    found_.fused_bias = node;
+    found_.activation.emplace();
+    found_.activation->kind = *kind;
+    found_.activation->output = node->output();
+    found_.activation->fused = true;
+    found_.activation->nodes = {node};
     return true;
   }
 
@@ -145,7 +162,26 @@ class Matcher {
     sort_nodes(found_.nodes);
     found_.input = found_.up.input;
     found_.output = found_.down.output;
+    return closed();
+  }
+
+  // Does nothing else read what happens inside? Readers of a shape only do not count.
+  bool closed() const {
+    for (const Node* node : found_.nodes) {
+      for (const Value* value : node->outputs()) {
+        const bool inside = value != nullptr && value != found_.output && constant(node->input(0)) == nullptr;
+        if (inside &&
+            std::any_of(value->uses().begin(), value->uses().end(), [&](const Use& use) { return leaves(use); }))
+          return false;
+      }
+    }
     return true;
+  }
+
+  bool leaves(const Use& use) const {
+    if (use.node == nullptr) return true;
+    if (use.node->is("Shape") || use.node->is("Size")) return false;
+    return std::find(found_.nodes.begin(), found_.nodes.end(), use.node) == found_.nodes.end();
   }
 
   StructureContext& context_;

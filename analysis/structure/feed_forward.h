@@ -2,7 +2,7 @@
 //
 // Found from the down Linear backwards. The hidden value may pass Dropout, Cast, Reshape or a norm; gate and up may be
 // two Linears of the same input or halves of one (Split or Slice on the last axis). Width in and out must agree, which
-// keeps classifier heads and bottlenecks of other kinds apart.
+// keeps classifier heads and bottlenecks of other kinds apart; nothing else may read a value inside.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,13 @@ struct FeedForward {
   // Gate and up share one Linear when packed(): columns [gate_offset, gate_offset + hidden) and the same for up.
   std::int64_t gate_offset = 0, up_offset = 0, hidden = 0;
   std::optional<ActivationMatch> activation;  // none: a bilinear gate
-  Node* fused_bias = nullptr;                 // BiasGelu or FastGelu that adds up's bias itself
-  Node* product = nullptr;                    // the Mul of a gated one
-  std::optional<Norm> inner_norm;             // between the hidden value and down
-  Value* input = nullptr;                     // read by up (and gate)
-  Value* output = nullptr;                    // of down
-  std::vector<Node*> nodes;                   // in topological order, Linears included
+  Node* fused_bias =
+      nullptr;              // BiasGelu or FastGelu that adds up's bias itself, or FusedGemm that is up and activation
+  Node* product = nullptr;  // the Mul of a gated one
+  std::optional<Norm> inner_norm;  // between the hidden value and down
+  Value* input = nullptr;          // read by up (and gate)
+  Value* output = nullptr;         // of down
+  std::vector<Node*> nodes;        // in topological order, Linears included
 
   bool gated() const { return product != nullptr; }
   bool packed() const { return gate && gate->product == up.product; }

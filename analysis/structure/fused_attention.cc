@@ -66,6 +66,12 @@ class FusedMatcher {
     const ProjectionPath path = trace_projection(operand, context_);
     projection = path.projection;
     auto layout = operand_layout(path, context_);
+    const auto dims = context_.numbers.dims(operand);
+    if (!projection.linear && dims && dims->size() == 4) {  // nothing but the shape tells the heads
+      if (!(*dims)[1] || !(*dims)[3]) return false;
+      set_columns(projection, {0, *(*dims)[1], *(*dims)[3], *(*dims)[3], 1, 1});
+      return true;
+    }
     std::optional<HeadColumns> columns;
     if (layout && layout->axes.size() == 3 && heads > 0) {
       auto& last = layout->axes.back();

@@ -3,13 +3,10 @@
 #include <algorithm>
 #include <array>
 
-#include "ir/match.h"
+#include "analysis/structure/layout_steps.h"
 
 namespace onnxfold {
-namespace {
-
-using Factors = std::vector<AxisFactor>;
-using Step = std::optional<HeadLayout>;
+namespace layout_steps {
 
 std::optional<std::size_t> axis_at(std::int64_t axis, std::size_t rank) {
   if (axis < 0) axis += static_cast<std::int64_t>(rank);
@@ -27,6 +24,12 @@ std::int64_t extent(const Factors& factors) {
 bool is_channel(const Factors& factors) {
   return std::any_of(factors.begin(), factors.end(), [](const AxisFactor& f) { return f.channel; });
 }
+
+}  // namespace layout_steps
+
+namespace {
+
+using namespace layout_steps;
 
 Step transpose(HeadLayout layout, const Node& node) {
   const std::size_t rank = layout.axes.size();
@@ -76,233 +79,6 @@ Step unsqueeze(HeadLayout layout, const Node& node) {
   for (const bool fresh : added) result.push_back(fresh ? Factors{} : *next++);
   layout.axes = result;
   return layout;
-}
-
-// Takes factors from the right end of `pool` whose product is `size`, splitting one where it has to.
-std::optional<Factors> take_right(Factors& pool, std::int64_t size) {
-  Factors taken;
-  std::int64_t need = size;
-  while (need != 1) {
-    if (pool.empty() || need < 1) return {};
-    AxisFactor& last = pool.back();
-    if (last.size == 0) {
-      if (need != size) return {};
-      taken.insert(taken.begin(), {need, false, 0});  // an unknown extent turns out to be `size`
-      pool.pop_back();
-      return taken;
-    }
-    if (need % last.size == 0) {
-      need /= last.size;
-      taken.insert(taken.begin(), last);
-      pool.pop_back();
-    } else if (last.size % need == 0) {
-      taken.insert(taken.begin(), {need, last.channel, last.stride});
-      last.size /= need;
-      last.stride *= need;
-      need = 1;
-    } else {
-      return {};
-    }
-  }
-  return taken;
-}
-
-// The same from the left end.
-std::optional<Factors> take_left(Factors& pool, std::int64_t size) {
-  Factors taken;
-  std::int64_t need = size;
-  while (need != 1) {
-    if (pool.empty() || need < 1) return {};
-    AxisFactor& first = pool.front();
-    if (first.size == 0 || need % first.size == 0) {
-      if (first.size == 0 && need != size) return {};
-      taken.push_back(first.size == 0 ? AxisFactor{need, false, 0} : first);
-      need = first.size == 0 ? 1 : need / first.size;
-      pool.erase(pool.begin());
-    } else if (first.size % need == 0) {
-      first.size /= need;
-      taken.push_back({need, first.channel, first.stride * first.size});
-      need = 1;
-    } else {
-      return {};
-    }
-  }
-  return taken;
-}
-
-// Axes 0..count-1, the last of which has an unknown extent and takes what the others leave.
-bool share_from_left(Factors pool, std::size_t count, const std::vector<std::optional<std::int64_t>>& dims,
-                     bool inferred, std::vector<Factors>& axes) {
-  for (std::size_t i = 0; i + 1 < count; ++i) {
-    if (dims[i]) {
-      const auto taken = take_left(pool, *dims[i]);
-      if (!taken) return false;
-      axes[i] = *taken;
-    } else if (!pool.empty() && !pool.front().channel) {
-      axes[i] = {pool.front()};
-      pool.erase(pool.begin());
-    } else if (inferred && i < 2) {
-      continue;  // batch and positions were one axis
-    } else {
-      return false;  // two unknown extents share channels
-    }
-  }
-  axes[count - 1] = pool;
-  return true;
-}
-
-Step regroup(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& dims,
-             std::optional<std::size_t> inferred) {
-  Factors pool;
-  for (const Factors& axis : layout.axes) {
-    for (const AxisFactor& factor : axis) {
-      if (factor.size != 1) pool.push_back(factor);
-    }
-  }
-  std::vector<Factors> axes(dims.size());
-  for (std::size_t i = dims.size(); i-- > 0;) {
-    if (i == 0) {
-      if (dims[0] && extent(pool) != 0 && extent(pool) != *dims[0]) return {};
-      axes[0] = pool;
-      pool.clear();
-    } else if (dims[i]) {
-      const auto taken = take_right(pool, *dims[i]);
-      if (!taken) return {};
-      axes[i] = *taken;
-    } else if (pool.empty()) {
-      continue;
-    } else if (!pool.back().channel) {
-      axes[i] = {pool.back()};
-      pool.pop_back();
-    } else {
-      if (!share_from_left(pool, i + 1, dims, inferred == i, axes)) return {};
-      pool.clear();
-      break;
-    }
-  }
-  layout.axes = axes;
-  return layout;
-}
-
-Step reshape(const HeadLayout& layout, const Node& node, ShapeArithmetic& numbers) {
-  const auto dims = numbers.target_dims(node);
-  return dims && !dims->empty() ? regroup(layout, *dims, numbers.inferred_axis(node)) : std::nullopt;
-}
-
-// Entries start, start + step... of an axis, `count` of them (0: unknown).
-Step pick(HeadLayout layout, std::size_t axis, std::int64_t start, std::int64_t count, std::int64_t step) {
-  Factors& factors = layout.axes[axis];
-  const std::int64_t size = extent(factors);
-  if (start == 0 && step == 1 && count == size) return layout;
-  if (!is_channel(factors)) {
-    factors = {{count, false, 0}};
-    return layout;
-  }
-  // Of an axis of several factors: whole entries of the outermost one.
-  AxisFactor& outer = factors.front();
-  const std::int64_t inner = size / outer.size;
-  if (!outer.channel || count < 1 || size == 0) return {};
-  if (factors.size() > 1 && (start % inner != 0 || count % inner != 0 || step != 1)) return {};
-  layout.offset += start / inner * outer.stride;
-  outer.size = count / inner;
-  outer.stride *= step;
-  return layout;
-}
-
-Step slice(HeadLayout layout, const Node& node, ShapeArithmetic& numbers) {
-  const auto ranges = slice_ranges(node, numbers);
-  if (!ranges) {
-    // Positions may be cut at a computed place; channels may not.
-    const auto axes = node.input(3) != nullptr ? numbers.integers(node.input(3)) : std::nullopt;
-    if (!axes) return {};
-    for (const std::int64_t entry : *axes) {
-      const auto axis = axis_at(entry, layout.axes.size());
-      if (!axis || is_channel(layout.axes[*axis])) return {};
-      layout.axes[*axis] = {AxisFactor{}};
-    }
-    return layout;
-  }
-  Step result = std::move(layout);
-  for (const SliceRange& range : *ranges) {
-    const auto axis = axis_at(range.axis, result->axes.size());
-    if (!axis) return {};
-    const std::int64_t size = extent(result->axes[*axis]);
-    if (size == 0) {
-      result->axes[*axis] = {AxisFactor{}};
-      continue;
-    }
-    if (range.step < 1) return {};
-    const auto clamp = [&](std::int64_t at) { return std::clamp(at < 0 ? at + size : at, std::int64_t{0}, size); };
-    const std::int64_t start = clamp(range.start);
-    const std::int64_t count = (std::max(clamp(range.end) - start, std::int64_t{0}) + range.step - 1) / range.step;
-    result = pick(std::move(*result), *axis, start, count, range.step);
-    if (!result) return {};
-  }
-  return result;
-}
-
-Step split(HeadLayout layout, const Node& node, const Value& output, ShapeArithmetic& numbers) {
-  const auto axis = axis_at(node.attr_int("axis", 0), layout.axes.size());
-  if (!axis) return {};
-  const std::int64_t size = extent(layout.axes[*axis]);
-  auto sizes = node.attr_ints("split");
-  if (!sizes && node.input(1) != nullptr) sizes = numbers.integers(node.input(1));
-  const auto count = static_cast<std::int64_t>(node.outputs().size());
-  if (!sizes) sizes.emplace(node.outputs().size(), (size + count - 1) / count);
-  const auto index = static_cast<std::size_t>(output.output_index());
-  if (sizes->size() != node.outputs().size() || index >= sizes->size()) return {};
-  std::int64_t start = 0;
-  for (std::size_t i = 0; i < index; ++i) start += (*sizes)[i];
-  return pick(std::move(layout), *axis, start, std::min((*sizes)[index], std::max(size - start, std::int64_t{0})), 1);
-}
-
-// Gather of constant entries: one, a run, or each several times (repeat-kv).
-Step gather(HeadLayout layout, const Node& node, ShapeArithmetic& numbers) {
-  const auto axis = axis_at(node.attr_int("axis", 0), layout.axes.size());
-  auto entries = numbers.integers(node.input(1));
-  auto rank = node.input(1) != nullptr ? node.input(1)->rank() : std::nullopt;
-  if (rank && node.is("GatherND")) {  // a list of entries of axis 0, each a list of one
-    const Dim& each = node.input(1)->type().shape->back();
-    if (*rank != 2 || !each.known() || *each.value != 1 || node.attr_int("batch_dims", 0) != 0) return {};
-    rank = 1;
-  }
-  if (!axis || !entries || entries->empty() || !rank || *rank > 1) return {};
-  const std::int64_t size = extent(layout.axes[*axis]);
-  for (std::int64_t& entry : *entries) entry += entry < 0 ? size : 0;
-  const auto count = static_cast<std::int64_t>(entries->size());
-  const std::int64_t repeats = std::count(entries->begin(), entries->end(), entries->front());
-  for (std::int64_t i = 0; i < count; ++i) {
-    if ((*entries)[static_cast<std::size_t>(i)] != entries->front() + i / repeats) return {};
-  }
-  Step result = pick(std::move(layout), *axis, entries->front(), count / repeats, 1);
-  if (!result) return {};
-  if (repeats > 1) result->axes[*axis].push_back({repeats, is_channel(result->axes[*axis]), 0});
-  if (*rank == 0) result->axes.erase(result->axes.begin() + static_cast<std::ptrdiff_t>(*axis));
-  return result;
-}
-
-Step repeat(HeadLayout layout, const std::vector<std::optional<std::int64_t>>& dims) {
-  if (dims.size() < layout.axes.size()) return {};
-  layout.axes.insert(layout.axes.begin(), dims.size() - layout.axes.size(), Factors{});
-  for (std::size_t i = 0; i < dims.size(); ++i) {
-    const std::int64_t size = extent(layout.axes[i]);
-    if (size != 1 || dims[i] == 1) continue;
-    // An axis of one entry repeated a known number of times may be the heads of a group; otherwise it is a batch.
-    layout.axes[i] = {dims[i] && i > 0 ? AxisFactor{*dims[i], true, 0} : AxisFactor{dims[i].value_or(0), false, 0}};
-  }
-  return layout;
-}
-
-Step tile(HeadLayout layout, const Node& node, ShapeArithmetic& numbers) {
-  const auto repeats = numbers.integers(node.input(1));
-  if (!repeats || repeats->size() != layout.axes.size()) return {};
-  std::vector<std::optional<std::int64_t>> dims;
-  for (std::size_t i = 0; i < repeats->size(); ++i) {
-    const std::int64_t size = extent(layout.axes[i]);
-    if ((*repeats)[i] != 1 && size != 1) return {};
-    dims.emplace_back((*repeats)[i] == 1 ? size : (*repeats)[i]);
-  }
-  return repeat(std::move(layout), dims);
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ bool find_weight(Value* value, Linear& linear) {
   return true;
 }
 
+bool is_gemm(const Node& node) { return node.is("Gemm") || node.is("FusedGemm", "com.microsoft"); }
+
 void set_dimensions(Linear& linear) {
   const Dims& dims = linear.weight->constant()->dims();
   linear.in = dims[linear.stored_out_in ? 1 : 0];
@@ -58,7 +60,7 @@ std::optional<Linear> match_gemm(const Node& node, Linear linear) {
   linear.beta = static_cast<double>(node.attr_float("beta", 1));
   set_dimensions(linear);
   if (node.input(2) == nullptr) {
-    find_bias_add(linear);
+    if (node.is("Gemm")) find_bias_add(linear);
     if (linear.bias != nullptr) linear.beta = 1;
     return linear;
   }
@@ -107,6 +109,18 @@ std::optional<Linear> linear_at(const Node& node) {
   if (fused) return match_fused(node, linear);
   set_dimensions(linear);
   find_bias_add(linear);
+  return linear;
+}
+
+std::optional<Linear> linear_inside(const Node& node) {
+  if (!node.is("FusedGemm", "com.microsoft")) return {};
+  Linear linear;
+  linear.product = const_cast<Node*>(&node);
+  linear.input = node.input(0);
+  linear.output = node.output();
+  if (linear.input == nullptr || linear.output == nullptr || !find_weight(node.input(1), linear)) return {};
+  linear = match_gemm(node, linear).value_or(Linear());
+  if (linear.product == nullptr || linear.bias_add != nullptr) return {};
   return linear;
 }
 
@@ -188,7 +202,7 @@ Value* put_bias(Graph& graph, const Linear& linear, Tensor tensor) {
   Value* made = graph.add_initializer(hint, std::move(tensor));
   if (linear.bias_add != nullptr) {
     graph.set_input(*linear.bias_add, linear.bias_add->input(0) == linear.product->output() ? 1 : 0, made);
-  } else if (linear.product->is("Gemm")) {
+  } else if (is_gemm(*linear.product)) {
     graph.set_input(*linear.product, 2, made);
   } else {
     return made;
@@ -236,9 +250,9 @@ Result<Linear> replace_linear(Graph& graph, const Linear& linear, const Matrix& 
   put_weight(graph, linear, std::move(weight_tensor));
   if (bias_tensor.defined()) {
     Value* made = put_bias(graph, linear, std::move(bias_tensor));
-    if (linear.bias_add == nullptr && !product->is("Gemm")) add_bias_node(graph, linear, made);
+    if (linear.bias_add == nullptr && !is_gemm(*product)) add_bias_node(graph, linear, made);
   }
-  return *linear_at(*product);
+  return product->domain().empty() || !is_gemm(*product) ? *linear_at(*product) : *linear_inside(*product);
 }
 
 }  // namespace onnxfold

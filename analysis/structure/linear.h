@@ -33,6 +33,8 @@ struct Linear {
 Value* behind_identity(Value* value);
 // The Linear whose product is `node`, if it is one. A following Add joins only when nothing else reads the product.
 std::optional<Linear> linear_at(const Node& node);
+// The Gemm inside com.microsoft FusedGemm, which applies an activation to its result: `output` is behind that.
+std::optional<Linear> linear_inside(const Node& node);
 // The Linear that makes `value` (bias included), or none.
 std::optional<Linear> linear_making(const Value* value);
 // All of a graph, in topological order of the products.

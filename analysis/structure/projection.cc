@@ -42,8 +42,8 @@ class Tracer {
     Node* node = at_->producer();
     if (node == nullptr) return false;
     if (moves_elements(*node)) return move(*node);
+    if (step_norm()) return true;  // its last node may be a Cast
     if (node->is("Cast") || node->is("Dropout")) return pass({node}, node->input(0));
-    if (step_norm()) return true;
     Value* data = nullptr;
     if (const auto factor = scalar_factor(*node, context_.numbers, data)) {
       if (path_.projection.scale) *path_.projection.scale *= *factor;
@@ -104,7 +104,9 @@ class Tracer {
     for (std::size_t i = 0; i < 2; ++i) {
       Value* past = node.input(i);
       for (int depth = 0; past != nullptr && past->producer() != nullptr && depth < 6; ++depth) {
-        if (!moves_elements(*past->producer()) && !past->producer()->is("Cast")) break;
+        const Node& before = *past->producer();  // Concat of one: a cache that was empty until now
+        const bool one = before.is("Concat") && before.inputs().size() == 1;
+        if (!moves_elements(before) && !before.is("Cast") && !one) break;
         past = past->producer()->input(0);
       }
       if (past == nullptr || !past->is_graph_input()) continue;

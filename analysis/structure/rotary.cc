@@ -43,7 +43,8 @@ std::optional<std::vector<Value*>> rotation_inputs(const Node& node) {
     }
     return {};
   }
-  if (op == "Expand" || op == "Tile") return {};  // heads repeated: no part of a rotation
+  if (op == "RotaryEmbedding") return std::vector{node.input(0)};  // of a part of the head
+  if (op == "Expand" || op == "Tile") return {};                   // heads repeated: no part of a rotation
   if (op == "Neg" || op == "Cast" || moves_elements(node)) return std::vector{node.input(0)};
   return {};
 }
@@ -68,6 +69,7 @@ bool same_shape(const Value& a, const Value& b) {
 std::vector<Value*> tables_of(const std::vector<Node*>& nodes) {
   std::vector<Value*> tables;
   for (const Node* node : nodes) {
+    if (node->is("RotaryEmbedding")) tables.insert(tables.end(), {node->input(1), node->input(2)});
     if (!node->is("Mul")) continue;
     Value* table = node->input(is_table(node->input(0)) ? 0 : 1);
     if (is_table(table) && std::find(tables.begin(), tables.end(), table) == tables.end()) tables.push_back(table);

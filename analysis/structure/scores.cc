@@ -111,16 +111,12 @@ class ScoreWalk {
     return false;
   }
 
-  // c * tanh(s / c): the factor before the Tanh tells c; the one after it undoes it in the scale.
+  // c * tanh(s / c): the factors after the Tanh tell c; those before it undo it in the scale, wherever they stand (in
+  // a Mul, or in the alpha of a FusedMatMul).
   bool capped(Node& node, Scores& scores, int depth) {
-    Node* before = node.input(0) == nullptr ? nullptr : node.input(0)->producer();
-    Value* data = nullptr;
-    const auto factor = before == nullptr ? std::nullopt : scalar_factor(*before, context_.numbers, data);
-    if (!factor || !step(*before, data, scores, depth)) return false;
-    scores.scale *= *factor;
-    scores.softcap = 1 / *factor;
-    scores.nodes.push_back(&node);
-    return true;
+    if (scores.softcap != 0 || !scores.scale_known) return false;
+    scores.softcap = scores.scale;
+    return step(node, node.input(0), scores, depth);
   }
 
   StructureContext& context_;

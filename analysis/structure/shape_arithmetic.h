@@ -22,6 +22,8 @@ class ShapeArithmetic {
   std::optional<Elements> elements(const Value* value);
   // Of a tensor of one element.
   std::optional<double> scalar(const Value* value);
+  // Rounded towards 0, within int64; nullopt when it is not known.
+  static std::optional<std::int64_t> integer(const std::optional<double>& number);
   // All elements, when every one is a known integer.
   std::optional<std::vector<std::int64_t>> integers(const Value* value);
   // The dimensions of a value: of its type, refined by its producer and by what readers require (the input of a Linear
@@ -37,10 +39,14 @@ class ShapeArithmetic {
   void refine(const Value* value, const Extents& extents);
 
  private:
-  std::optional<Elements> compute(const Node& node);
+  static constexpr int kMaxDepth = 200;
+
+  std::optional<Elements> compute(const Value& value);
+  std::optional<Elements> part(const Node& node, std::size_t index);
   std::optional<Elements> shape_of(const Node& node);
   std::optional<Extents> produced_dims(const Value& value);
   std::optional<Extents> broadcast_dims(const Node& node);
+  std::optional<Extents> joined_dims(const Node& node, Extents in);
   std::optional<Elements> select(const Node& node);
   std::optional<Elements> select_unknown(const Node& node);
   std::optional<Elements> join(const Node& node);
@@ -54,6 +60,8 @@ class ShapeArithmetic {
 
 // Attribute `axes` or the constant input that carries it in newer opsets; nullopt when there is neither.
 std::optional<std::vector<std::int64_t>> axes_of(const Node& node, std::size_t input);
+// What every output of a Split takes of an axis of `size` entries (0: not known; then equal parts are 0 too).
+std::optional<std::vector<std::int64_t>> split_sizes(const Node& node, std::int64_t size, ShapeArithmetic& numbers);
 // Slice's starts, ends, axes and steps where all are constant (opset 1 attributes included), one entry per axis.
 struct SliceRange {
   std::int64_t axis = 0, start = 0, end = 0, step = 1;

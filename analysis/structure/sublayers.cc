@@ -27,11 +27,27 @@ class BranchReader {
     std::stable_sort(found_.begin(), found_.end(), [](const Sublayer& a, const Sublayer& b) {
       return a.nodes.front() != b.nodes.front() && a.nodes.front()->graph()->before(*a.nodes.front(), *b.nodes.front());
     });
+    if (side_by_side()) {  // the order of their nodes means nothing
+      std::stable_sort(found_.begin(), found_.end(),
+                       [](const Sublayer& a, const Sublayer& b) { return a.kind < b.kind; });
+    }
     for (Sublayer& sublayer : found_) sublayer.nodes = branch_nodes();
     return std::move(found_);
   }
 
  private:
+  // Do all of them read the stream, or a norm of it?
+  bool side_by_side() const {
+    return std::all_of(found_.begin(), found_.end(), [&](const Sublayer& sublayer) {
+      const Value* input = sublayer.attention      ? sublayer.attention->input
+                           : sublayer.feed_forward ? sublayer.feed_forward->input
+                                                   : nullptr;
+      if (input == nullptr) return false;
+      return input == residual_.reads ||
+             (sublayer.norm && sublayer.norm->output == input && sublayer.norm->input == residual_.reads);
+    });
+  }
+
   bool holds(Node* node) const { return node != nullptr && residual_.branch.count(node) != 0; }
 
   std::vector<Node*> branch_nodes() const {

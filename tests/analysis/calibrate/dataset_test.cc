@@ -106,6 +106,21 @@ TEST(Generate, TheMiddleOfARecurrentStateIsTheBatch) {
   }
 }
 
+TEST(Generate, AMaskCoversEarlierPositionsToo) {
+  for (const char* axis : {"all", "past_and_new", "M"}) {
+    const auto model = model_from_text(std::string(R"(<ir_version: 8, opset_import: ["": 17]>
+      g (int64[B, S] input_ids, int64[B, )") +
+                                       axis + R"(] attention_mask, float[B, 2, P, 4] past_key)
+      => (float[B, 2, T, 4] y) { y = Relu(past_key) a = Relu(input_ids) b = Relu(attention_mask) })");
+    const auto data = generate_dataset(*model, 0);
+    ASSERT_TRUE(data) << data.error().message;
+    for (const Feeds& feeds : data->batches) {
+      EXPECT_EQ(feeds.at("attention_mask").array.dim(1),
+                feeds.at("past_key").array.dim(2) + feeds.at("input_ids").array.dim(1));
+    }
+  }
+}
+
 TEST(Generate, RefusesHugeShapes) {
   const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
     g (float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) })");

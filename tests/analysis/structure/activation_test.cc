@@ -57,6 +57,23 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"r = Relu(x) y = Mul(r, r)", Kind::kSquaredRelu},
         Case{"r = Relu(x) y = Pow(r, two)", Kind::kSquaredRelu}));
 
+TEST(Activation, ConstantsOfAHalfPrecisionGraphAreRounded) {
+  for (const bool right : {true, false}) {  // the bits of 0.5, 1 and 1.4140625, or the next number
+    const auto model = model_from_text(
+        std::string(
+            "<ir_version: 8, opset_import: [\"\" : 20]> g (float16[2] x) => (float16[2] y) <float16 half = {14336}, "
+            "float16 one = {15360}, float16 root2 = {") +
+        (right ? "15784" : "15786") +
+        "}> { d = Div(x, root2) e = Erf(d) a = Add(e, one) m = Mul(x, a) y = Mul(m, half) }");
+    const auto found = activation_making(model->graph().find("y"));
+    EXPECT_EQ(found.has_value(), right);
+    if (found) {
+      EXPECT_EQ(found->kind, Kind::kGelu);
+      EXPECT_GT(found->error, 1e-5);  // the chain computes with the rounded constant
+    }
+  }
+}
+
 TEST(Activation, NearMisses) {
   for (const char* nodes : {
            "z = Sigmoid(s) y = Mul(x, z)",                                                 // a gate

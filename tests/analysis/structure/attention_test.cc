@@ -182,6 +182,42 @@ TEST(Attention, FusedOperators) {
   }
 }
 
+TEST(Attention, ASoftcapWhereverItsScaleStands) {
+  const std::string cap = "cap = Constant <value_float = 4.0> () ";
+  for (const char* scores : {
+           "s = MatMul(q, kt) n = Mul(s, scale) d = Div(n, cap) t = Tanh(d) u = Mul(t, cap) p = Softmax(u) ",
+           "s = com.microsoft.FusedMatMul <alpha = 0.125> (q, kt) t = Tanh(s) u = Mul(cap, t) p = Softmax(u) ",
+       }) {
+    const Found found = attentions(graph_text(kQ + kK + kV + cap + scores + kOut));
+    ASSERT_EQ(found.all.size(), 1U) << scores;
+    EXPECT_NEAR(found.all.front().softcap, 4, 1e-6) << scores;
+    EXPECT_NEAR(found.all.front().scale.value_or(0), 0.5, 1e-6) << scores;
+  }
+}
+
+// What ONNX Runtime makes of Gather from a shape; the target of the joined heads comes from it.
+TEST(Attention, ShapesThroughASplit) {
+  const std::string split =
+      "c = MatMul(p, v) c1 = Transpose <perm = [0, 2, 1, 3]> (c) cs = Shape(c1) b, l, h, w = Split <axis = 0> (cs) "
+      "hw = Mul(h, w) t = Concat <axis = 0> (b, l, hw) c2 = Reshape(c1, t) y = MatMul(c2, wo)";
+  const Found found = attentions(graph_text(kQ + kK + kV + kScores + split));
+  ASSERT_EQ(found.all.size(), 1U);
+  EXPECT_TRUE(found.all.front().out);
+}
+
+TEST(Attention, ACacheThatWasEmptyBefore) {
+  const Found found = attentions(graph_text(
+      kQ +
+          "k0 = MatMul(x, wk) k1 = Reshape(k0, heads4) kn = Transpose <perm = [0, 2, 1, 3]> (k1) "
+          "po = Concat <axis = -2> (past) k = Concat <axis = -2> (po, kn) kt = Transpose <perm = [0, 1, 3, 2]> (k) " +
+          kV + kScores + kOut,
+      "float[B, S, 8] y", ", float[B, 4, P, 2] past"));
+  ASSERT_EQ(found.all.size(), 1U);
+  ASSERT_NE(found.all.front().k.past, nullptr);
+  EXPECT_EQ(found.all.front().k.past->name(), "past");
+  EXPECT_EQ(found.all.front().kv_heads, 4);
+}
+
 TEST(Attention, CrossAttentionReadsTwoValues) {
   const Found found = attentions(
       graph_text(kQ +

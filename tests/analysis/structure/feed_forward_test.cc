@@ -12,7 +12,8 @@ using test::model_from_text;
 std::string graph_text(const std::string& nodes) {
   return "<ir_version: 8, opset_import: [\"\" : 20, \"com.microsoft\" : 1]> g (float[B, S, 8] x) => (float[B, S, 8] y) "
          "<float[8, 32] w1 = {}, float[32] b1 = {}, float[8, 32] w2 = {}, float[32, 8] w3 = {}, float[8, 64] w12 = {}, "
-         "float[16, 8] narrow = {}, float[8, 4] router = {}, int64[1] two = {2}, float[32, 3] head = {}> { " +
+         "float[16, 8] narrow = {}, float[8, 4] router = {}, int64[1] two = {2}, int64[2] flat = {-1, 8}, float[32, 3] "
+         "head = {}> { " +
          nodes + " }";
 }
 
@@ -70,6 +71,17 @@ TEST(FeedForward, GateAndUpAsHalvesOfOneLinear) {
   EXPECT_EQ(found.all[0].hidden, 32);
 }
 
+TEST(FeedForward, FusedGemmIsUpAndActivation) {
+  const Found found = feed_forwards(
+      "r = Reshape(x, flat) a = com.microsoft.FusedGemm <activation = \"Relu\", transB = 0> (r, w1, b1) "
+      "z = MatMul(a, w3) y = Identity(x)");
+  ASSERT_EQ(found.all.size(), 1U);
+  EXPECT_EQ(found.all[0].hidden, 32);
+  EXPECT_EQ(found.all[0].up.bias->name(), "b1");
+  EXPECT_EQ(found.all[0].activation->kind, ActivationMatch::Kind::kRelu);
+  EXPECT_EQ(found.all[0].fused_bias, found.all[0].up.product);  // passes that rewrite a plain one ask for this
+}
+
 TEST(FeedForward, NearMisses) {
   for (const char* nodes : {
            "u = MatMul(x, w1) y = MatMul(u, w3)",                                // no activation: a low-rank chain
@@ -77,6 +89,12 @@ TEST(FeedForward, NearMisses) {
            "a = Gelu(x) h = MatMul(a, w1) y = Identity(x)",                      // no up
            // only half of up is used
            "u = MatMul(x, w1) h, r = Split <axis = -1, num_outputs = 2> (u) a = Gelu(h) y = MatMul(a, narrow)",
+           // somebody else reads the hidden value, before or behind the activation
+           "u = MatMul(x, w1) a = Gelu(u) h = MatMul(u, head) y = MatMul(a, w3)",
+           "u = MatMul(x, w1) a = Gelu(u) h = MatMul(a, head) y = MatMul(a, w3)",
+           // FusedGemm with an activation that is none of ours
+           "r = Squeeze(x) a = com.microsoft.FusedGemm <activation = \"LeakyRelu\"> (r, w1, b1) z = MatMul(a, w3) "
+           "y = Identity(x)",
            // gate and up read different values
            "n = Neg(x) g = MatMul(x, w1) a = Gelu(g) u = MatMul(n, w2) m = Mul(a, u) y = MatMul(m, w3)",
        }) {

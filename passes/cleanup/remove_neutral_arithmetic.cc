@@ -1,4 +1,4 @@
-// x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, x ^ 1 => x
+// x + 0, 0 + x, x - 0, x * 1, 1 * x, x / 1, x ^ 1, And(x, true), Or(x, false) => x
 //
 // The neutral operand is constant, has one element (or is all neutral) and does not widen the result's shape or rank.
 // Rounding: x + 0 turns -0 into +0, x does not.
@@ -36,7 +36,8 @@ bool keeps_shape(const Node& node, std::size_t kept) {
 
 // The operand that the node gives back, or null.
 Value* unchanged_operand(const Node& node) {
-  const bool sum = node.is("Add"), difference = node.is("Sub"), product = node.is("Mul");
+  const bool sum = node.is("Add") || node.is("Or"), difference = node.is("Sub");
+  const bool product = node.is("Mul") || node.is("And");
   if (!sum && !difference && !product && !node.is("Div") && !node.is("Pow")) return nullptr;
   if (node.opset() < 7 || node.input(0) == nullptr || node.input(1) == nullptr) return nullptr;
   const double neutral = sum || difference ? 0 : 1;

@@ -110,11 +110,13 @@ void rewrite(Graph& graph, const Norm& norm, const Plan& plan) {
 
 class FuseNorm final : public Pass {
  public:
+  explicit FuseNorm(bool group_norm) : group_norm_(group_norm) {}
+
   Result<bool> run(Graph& graph, PassContext& context) override {
     bool changed = false;
     for (Node* node : graph.nodes()) {
       if (node->erased()) continue;
-      if (node->is("InstanceNormalization")) {
+      if (group_norm_ && node->is("InstanceNormalization")) {
         OF_ASSIGN(const bool fused, fuse_group(graph, *node, context));
         changed = changed || fused;
       } else if (node->is("ReduceMean")) {
@@ -167,10 +169,14 @@ class FuseNorm final : public Pass {
     context.applied(label, "GroupNormalization");
     return true;
   }
+
+  bool group_norm_;
 };
 
 }  // namespace
 
-std::unique_ptr<Pass> make_fuse_norm(const PassOptions&) { return std::make_unique<FuseNorm>(); }
+std::unique_ptr<Pass> make_fuse_norm(const PassOptions& options) {
+  return std::make_unique<FuseNorm>(options.flag("group-norm"));
+}
 
 }  // namespace onnxfold

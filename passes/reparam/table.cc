@@ -64,6 +64,10 @@ constexpr OptionSpec kParallelizeOptions[] = {
     {"rescore", kBool, "true", "Measure what is left anew after each choice; false: rank by each pair alone"},
 };
 
+constexpr OptionSpec kFuseNormOptions[] = {
+    {"group-norm", kBool, "true", "Also GroupNorm (ONNX Runtime 1.32 runs that operator slower than the chain)"},
+};
+
 constexpr OptionSpec kExpandOptions[] = {
     {"only-contrib", kBool, "false",
      "Only ONNX Runtime's own operators; the standard one takes their place where the model's opset has it"},
@@ -122,12 +126,8 @@ constexpr PassInfo kPasses[] = {
      "Makes one Attention operator of products, scale, mask and Softmax",
      {},
      make_fuse_attention},
-    {"fuse-norm",
-     "reparam",
-     kRounding,
-     "Makes one operator of the chains that spell LayerNorm, RMSNorm or GroupNorm",
-     {},
-     make_fuse_norm},
+    {"fuse-norm", "reparam", kRounding, "Makes one operator of the chains that spell LayerNorm, RMSNorm or GroupNorm",
+     kFuseNormOptions, make_fuse_norm},
     {"merge-conv-branches", "reparam", kRounding,
      "Makes one Conv, ConvTranspose or Gemm of parallel branches that are added", kMergeConvOptions,
      make_merge_conv_branches},

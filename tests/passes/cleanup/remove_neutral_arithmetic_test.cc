@@ -62,5 +62,19 @@ TEST(RemoveNeutralArithmetic, KeepsUnknownRank) {
       a = Reshape(x, s) b = Mul(a, c) y = ReduceSum<keepdims = 0>(b) })");
 }
 
+TEST(RemoveNeutralArithmetic, Logic) {
+  const auto logic = [](const std::string& node, const std::string& initializers) {
+    return "<ir_version: 8, opset_import: [\"\": 17]> g (bool[2, 3] x) => (bool[2, 3] y) <" + initializers +
+           "> { a = Not(x) " + node + " y = Not(b) }";
+  };
+  const std::string gone =
+      "<ir_version: 8, opset_import: [\"\": 17]> g (bool[2, 3] x) => (bool[2, 3] y) { a = Not(x) y = Not(a) }";
+  expect_rewrite("remove-neutral-arithmetic", logic("b = And(t, a)", "bool t = {1}"), gone);
+  expect_rewrite("remove-neutral-arithmetic", logic("b = Or(a, f)", "bool[3] f = {0, 0, 0}"), gone);
+  expect_unchanged("remove-neutral-arithmetic", logic("b = And(a, f)", "bool f = {0}"));
+  expect_unchanged("remove-neutral-arithmetic", logic("b = Or(a, t)", "bool t = {1}"));
+  expect_unchanged("remove-neutral-arithmetic", logic("b = And(a, m)", "bool[3] m = {1, 0, 1}"));
+}
+
 }  // namespace
 }  // namespace onnxfold::test

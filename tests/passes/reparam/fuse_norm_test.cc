@@ -190,6 +190,7 @@ TEST(FuseNorm, GroupNormWithoutGain) {
 }
 TEST(FuseNorm, GroupNormNearMisses) {
   const std::string norm = "n = InstanceNormalization<epsilon = 0.0009765625>(g, s, z) ";
+  expect_unchanged("fuse-norm", group(kSplit + norm + kBack), {{"group-norm", "false"}});
   expect_unchanged("fuse-norm", group(kSplit + norm + kBack, 20));
   // Another shape afterwards, another reader of an inner value, channels that the groups do not divide.
   expect_unchanged("fuse-norm", group(kSplit + norm + "y = Reshape(n, other)", 21, "float[N, 4, 6]",

@@ -4,6 +4,7 @@
 
 #include "analysis/structure/blocks.h"
 #include "converter/inspect.h"
+#include "converter/report.h"
 #include "formats/onnx/schema.h"
 
 namespace onnxfold {
@@ -93,6 +94,14 @@ std::string structure_text(const InspectedStructure& structure, std::int64_t wei
                         column(block, [](const auto& s) { return s.head_width; }),
                         column(block, [](const auto& s) { return s.hidden; }), block.parameters,
                         fmt::format("{:.1f} %", 100 * share), kinds(block));
+  }
+  std::int64_t inside = 0;
+  for (const InspectedBlock& block : structure.blocks) inside += block.bytes;
+  if (structure.blocks.empty() && weight_bytes > 0) {
+    text += fmt::format("{:<12}none: no result is added back to what it was computed from\n", "blocks");
+  } else if (inside < weight_bytes) {  // embeddings, heads, what lies between streams
+    text += fmt::format("{:<12}{} of weights ({:.1f} %)\n", "outside", bytes_text(weight_bytes - inside),
+                        100 * static_cast<double>(weight_bytes - inside) / static_cast<double>(weight_bytes));
   }
   for (const auto& [node, reason] : structure.notes) text += fmt::format("{:<12}{}: {}\n", "not seen", node, reason);
   return text;

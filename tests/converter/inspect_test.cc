@@ -8,6 +8,7 @@ namespace onnxfold {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 TEST(InspectStructure, BlocksAsATableAndWhatWasNotUnderstood) {
@@ -26,6 +27,8 @@ TEST(InspectStructure, BlocksAsATableAndWhatWasNotUnderstood) {
   ASSERT_THAT(structure.notes, SizeIs(1));
   const std::string text = structure_text(structure, 4 * (8 + 2 * 8 * 32));
   EXPECT_THAT(text, HasSubstr("100.0 %  unknown, feed-forward\n"));
+  EXPECT_THAT(text, Not(HasSubstr("outside")));
+  EXPECT_THAT(structure_text(structure, 8 * (8 + 2 * 8 * 32)), HasSubstr("outside     2.1 kB of weights (50.0 %)"));
   EXPECT_THAT(text, HasSubstr("not seen    Add of output 'x1': a residual branch of an unknown kind: CumSum"));
 }
 
@@ -34,6 +37,7 @@ TEST(InspectStructure, NothingToSayOfAModelWithoutBlocks) {
       "<ir_version: 8, opset_import: [\"\" : 20]> g (float[2] x) => (float[2] y) { y = Relu(x) }");
   const InspectedStructure structure = inspect_structure(*model);
   EXPECT_EQ(structure_text(structure, 0), "");
+  EXPECT_THAT(structure_text(structure, 100), HasSubstr("blocks      none: "));
 }
 
 }  // namespace

@@ -69,6 +69,13 @@ const std::vector<Row>& rows() {
       {"t5_gated_encoder", {"2 x pre-norm 16: attention 4/4x8, gated 40 GELU (tanh)"}},
       {"torch_encoder", {"2 x pre-norm 16: attention 4/4x4, 40 GELU"}},
       {"vit", {"2 x pre-norm 16: attention 4/4x4, 40 GELU"}},
+      {"beit", {"2 x pre-norm 16: attention 4/4x4 scaled, 40 GELU scaled"}},
+      {"dinov2_giant", {"2 x pre-norm 16: attention 4/4x4 scaled, gated 24 SiLU scaled"}},
+      {"mobilenet",
+       {"1 x convolution 16: convolution", "4 x convolution 24: convolution", "2 x convolution 48: convolution"}},
+      {"segformer", {"2 x pre-norm 8: attention 2/2x4, convolution", "2 x pre-norm 16: attention 4/4x4, convolution"}},
+      {"stablelm", {"2 x parallel 16: attention 4/2x4 rotary causal, gated 40 SiLU"}},
+      {"wav2vec2", {"1 x convolution 16: convolution", "2 x post-norm 16: attention 4/4x4, 40 GELU"}},
       {"whisper_decoder", {"2 x pre-norm 16: attention 4/4x4 causal, cross attention 4/4x4, 40 GELU"}},
       {"whisper_encoder", {"2 x pre-norm 16: attention 4/4x4, 40 GELU"}},
   };

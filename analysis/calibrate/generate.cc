@@ -34,16 +34,17 @@ class Random {
   std::uint64_t state_;
 };
 
-// Sizes for dynamic axes, one for each of the two variants. Many models hide a fixed size behind a dynamic axis, so a
-// list of usual ones is tried in turn.
+// Sizes for dynamic axes, one for each of the two variants. Many models hide a fixed size behind a dynamic axis (some a
+// batch of one), so a list of usual ones is tried in turn.
 struct SizePlan {
-  std::array<std::int64_t, 2> height, width, length;
+  std::array<std::int64_t, 2> height, width, length, batch = {2, 1};
 };
 
 constexpr SizePlan kPlans[] = {
-    {{64, 96}, {64, 96}, {8, 13}},      {{48, 48}, {320, 160}, {16, 16}},     {{32, 32}, {128, 96}, {32, 32}},
-    {{224, 224}, {224, 224}, {64, 64}}, {{256, 256}, {256, 256}, {128, 128}}, {{320, 320}, {320, 320}, {77, 77}},
-    {{112, 112}, {112, 112}, {1, 1}},   {{299, 299}, {299, 299}, {256, 256}}, {{640, 640}, {640, 640}, {512, 512}},
+    {{64, 96}, {64, 96}, {8, 13}},        {{64, 96}, {64, 96}, {8, 13}, {1, 1}}, {{48, 48}, {320, 160}, {16, 16}},
+    {{32, 32}, {128, 96}, {32, 32}},      {{224, 224}, {224, 224}, {64, 64}},    {{256, 256}, {256, 256}, {128, 128}},
+    {{320, 320}, {320, 320}, {77, 77}},   {{112, 112}, {112, 112}, {1, 1}},      {{299, 299}, {299, 299}, {256, 256}},
+    {{640, 640}, {640, 640}, {512, 512}},
 };
 
 bool is_past(const Value& input) { return input.name().find("past") != std::string::npos; }
@@ -76,7 +77,7 @@ class Sizes {
       return past_length() + plan_.length[static_cast<std::size_t>(variant_)];
     }
     const bool image = input.rank().value_or(0) >= 4 && is_float(input.dtype());
-    if (axis == 0 || is_state_batch(input, axis)) return variant_ == 0 ? 2 : 1;  // batch
+    if (axis == 0 || is_state_batch(input, axis)) return plan_.batch[static_cast<std::size_t>(variant_)];
     if (past) return past_length();
     if (image && axis == 2) return plan_.height[static_cast<std::size_t>(variant_)];
     if (image && axis >= 3) return plan_.width[static_cast<std::size_t>(variant_)];
@@ -240,7 +241,8 @@ Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
   for (const SizePlan& plan : std::span(kPlans).subspan(1)) {
     OF_ASSIGN(Dataset other, generate_with(model, seed, plan));
     if (!runs(*executor, other)) continue;
-    other.origin += fmt::format(", images of {}x{}, lengths of {}", plan.height[0], plan.width[0], plan.length[0]);
+    other.origin += fmt::format(", batches of {}, images of {}x{}, lengths of {}", plan.batch[0], plan.height[0],
+                                plan.width[0], plan.length[0]);
     return other;
   }
   return fail(Code::kInvalidArgument,

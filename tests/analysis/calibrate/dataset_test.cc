@@ -121,6 +121,14 @@ TEST(Generate, AMaskCoversEarlierPositionsToo) {
   }
 }
 
+TEST(Generate, ABatchOfOneWhenTheModelTakesNoOther) {
+  const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (float[N, 3] x) => (float[3] y) <int64[1] axes = {0}> { y = Squeeze(x, axes) })");
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  for (const Feeds& feeds : data->batches) EXPECT_EQ(feeds.at("x").array.dim(0), 1);
+}
+
 TEST(Generate, RefusesHugeShapes) {
   const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
     g (float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) })");

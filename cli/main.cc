@@ -24,6 +24,7 @@ constexpr std::array kVerbs = {
     Verb{"merge", "merge models of one architecture, score parents, controls and result", run_merge},
     Verb{"verify", "compare two models on data", run_verify},
     Verb{"run", "run a model with the reference executor", run_run},
+    Verb{"analyze", "measure what the blocks of a model do on data", run_analyze},
     Verb{"inspect", "show what is in a model", run_inspect},
     Verb{"convert", "change opset, place of the weights, form of low-bit weights", run_convert},
     Verb{"passes", "list the passes, their options and the recipes", run_passes},

@@ -10,6 +10,7 @@ Result<int> run_compress(const Words& words);
 Result<int> run_merge(const Words& words);
 Result<int> run_verify(const Words& words);
 Result<int> run_run(const Words& words);
+Result<int> run_analyze(const Words& words);
 Result<int> run_inspect(const Words& words);
 Result<int> run_convert(const Words& words);
 Result<int> run_passes(const Words& words);

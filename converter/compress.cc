@@ -146,6 +146,7 @@ class Job {
     proof_options.progress = [this](double done) { progress("checking", done); };
     proof_options.gates = options_.gates;
     proof_options.exactness = report_.pipeline.exactness;
+    proof_options.fewer = proof_options.exactness == Exactness::kLossy;
     proof_options.error_in_double = [&] {
       progress("proving in double", -1);
       return error_in_double(*before_, *after_, options_.recipe, first_batches(data), pipeline_options());

@@ -92,6 +92,7 @@ Result<Proof> prove(const Model& before, const Model& after, const Dataset& data
   CompareOptions compare;
   compare.precision = options.exactness == Exactness::kLossy ? Precision::kFloat32 : Precision::kFloat64;
   compare.progress = options.progress;
+  compare.fewer = options.fewer;
   Proof proof;
   OF_ASSIGN(proof.comparison, compare_models(before, after, data, compare));
   OF_TRY(check_that_something_was_compared(proof.comparison));

@@ -31,6 +31,7 @@ struct ProofOptions {
   // only when the outputs differ by more than float64 arithmetic explains and the user set no gate.
   std::function<Result<std::optional<double>>()> error_in_double;
   std::function<void(double done)> progress = nullptr;  // of the comparison, 0..1
+  bool fewer = false;  // the result may lack inputs and outputs (caches of removed blocks)
 };
 
 // Compares `after` with `before` on `data`: in float64 when the passes claim to be exact or rounding, else in float32.

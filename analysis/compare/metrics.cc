@@ -11,15 +11,16 @@
 namespace onnxfold {
 namespace {
 
-Status check_interfaces(const Model& before, const Model& after) {
+Status check_interfaces(const Model& before, const Model& after, bool fewer) {
   const auto& a = before.graph().outputs();
   const auto& b = after.graph().outputs();
-  if (a.size() != b.size()) {
+  if (fewer ? a.size() < b.size() : a.size() != b.size()) {
     return fail(Code::kInvalidArgument, fmt::format("the models have {} and {} outputs", a.size(), b.size()));
   }
   for (const Value* input : before.graph().inputs()) {
     if (input->initializer() != nullptr) continue;
     const Value* other = after.graph().find(input->name());
+    if (fewer && (other == nullptr || !other->is_graph_input())) continue;
     if (other == nullptr || !other->is_graph_input()) {
       return fail(Code::kInvalidArgument, fmt::format("the second model has no input '{}'", input->name()));
     }
@@ -35,6 +36,30 @@ Status check_interfaces(const Model& before, const Model& after) {
     }
   }
   return {};
+}
+
+// What the second model gave, in the order of the first one's outputs; by name where it has fewer.
+std::vector<Datum> matched(const Model& before, const Model& after, std::vector<Datum> given) {
+  const auto& wanted = before.graph().outputs();
+  const auto& outputs = after.graph().outputs();
+  if (wanted.size() == outputs.size()) return given;
+  std::vector<Datum> result(wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    for (std::size_t j = 0; j < outputs.size(); ++j) {
+      if (outputs[j]->name() == wanted[i]->name()) result[i] = given[j];
+    }
+  }
+  return result;
+}
+
+Feeds feeds_for(const Model& model, const Feeds& feeds, bool fewer) {
+  if (!fewer) return feeds;
+  Feeds fitting;
+  for (const Value* input : model.graph().inputs()) {
+    const auto found = feeds.find(input->name());
+    if (found != feeds.end()) fitting.insert(*found);
+  }
+  return fitting;
 }
 
 double relative_l2(const Array& a, const Array& b) {
@@ -75,7 +100,7 @@ Result<std::string> find_divergence(const Model& before, const Model& after, con
   OF_ASSIGN(const auto first, Executor::create(before, tapped));
   OF_ASSIGN(const auto second, Executor::create(after, tapped));
   OF_ASSIGN(const RunResult a, first->run(feeds));
-  OF_ASSIGN(const RunResult b, second->run(feeds));
+  OF_ASSIGN(const RunResult b, second->run(feeds_for(after, feeds, options.fewer)));
   for (const Value* value : shared) {
     const auto x = a.taps.find(value->name());
     const auto y = b.taps.find(value->name());
@@ -95,7 +120,7 @@ Result<std::string> find_divergence(const Model& before, const Model& after, con
 
 Result<Comparison> compare_models(const Model& before, const Model& after, const Dataset& data,
                                   const CompareOptions& options) {
-  OF_TRY(check_interfaces(before, after));
+  OF_TRY(check_interfaces(before, after, options.fewer));
   ExecutorOptions plain;
   plain.precision = options.precision;
   OF_ASSIGN(const auto first, Executor::create(before, plain));
@@ -107,14 +132,23 @@ Result<Comparison> compare_models(const Model& before, const Model& after, const
   comparison.data_origin = data.origin;
   for (std::size_t batch = 0; batch < data.batches.size(); ++batch) {
     OF_ASSIGN(const RunResult a, first->run(data.batches[batch]));
-    auto b = second->run(data.batches[batch]);
+    auto b = second->run(feeds_for(after, data.batches[batch], options.fewer));
     if (!b) return fail(b.error().in("the second model"));
-    for (std::size_t i = 0; i < outputs.size(); ++i) OF_TRY(outputs[i].add(a.outputs[i], b->outputs[i], batch));
+    b->outputs = matched(before, after, std::move(b->outputs));
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (!b->outputs[i].present() && a.outputs[i].present()) continue;  // it has no such output any more
+      OF_TRY(outputs[i].add(a.outputs[i], b->outputs[i], batch));
+    }
     OF_TRY(task.add(data.batches[batch], a.outputs, b->outputs));
     comparison.samples += data.batch_sizes[batch];
     if (options.progress) options.progress(static_cast<double>(batch + 1) / static_cast<double>(data.batches.size()));
   }
-  for (const OutputAccumulator& output : outputs) comparison.outputs.push_back(output.result());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Value* other = after.graph().find(before.graph().outputs()[i]->name());
+    const bool gone = options.fewer && before.graph().outputs().size() != after.graph().outputs().size() &&
+                      (other == nullptr || !other->is_graph_output());
+    if (!gone) comparison.outputs.push_back(outputs[i].result());
+  }
   comparison.task = task.result();
   if (options.locate && !data.batches.empty()) {
     OF_ASSIGN(comparison.first_divergence, find_divergence(before, after, data.batches.front(), options));

@@ -34,6 +34,7 @@ struct OutputMetrics {
 struct TaskMetrics {
   std::string kind;  // "accuracy", "bits per byte", "perplexity"; empty: none
   double before = 0, after = 0;
+  double loss_before = 0, loss_after = 0;  // mean cross-entropy, nats
   std::int64_t samples = 0;
 };
 
@@ -52,6 +53,7 @@ struct CompareOptions {
   bool locate = false;  // look for the first divergence (taps on both models)
   double locate_tolerance = 1e-3;
   std::function<void(double done)> progress;  // 0..1, after every batch
+  bool fewer = false;  // the second model may lack inputs and outputs of the first (caches of removed blocks)
 };
 
 // Errors: invalid_argument when inputs or outputs of the two models do not correspond, naming the first difference.

@@ -86,6 +86,10 @@ Status TaskMeter::add_labels(const Array& before, const Array& after) {
     const std::int64_t label = labels_[static_cast<std::size_t>(seen_)];
     before_ += best(a, i) == label ? 1 : 0;
     after_ += best(b, i) == label ? 1 : 0;
+    if (label >= 0 && label < classes) {
+      loss_before_ += cross_entropy(a.data() + i * classes, classes, label);
+      loss_after_ += cross_entropy(b.data() + i * classes, classes, label);
+    }
     ++count_;
   }
   return {};
@@ -107,8 +111,8 @@ Status TaskMeter::add_tokens(const Array& tokens, const Array& before, const Arr
           given ? next_tokens_[static_cast<std::size_t>(at)] : ids[static_cast<std::size_t>(row * length + t + 1)];
       if (target < 0 || target >= vocabulary_) continue;  // -100 and the like: not counted
       const std::int64_t line = (row * length + t) * vocabulary_;
-      before_ += cross_entropy(a.data() + line, vocabulary_, target);
-      after_ += cross_entropy(b.data() + line, vocabulary_, target);
+      loss_before_ += cross_entropy(a.data() + line, vocabulary_, target);
+      loss_after_ += cross_entropy(b.data() + line, vocabulary_, target);
       ++count_;
     }
   }
@@ -120,18 +124,20 @@ std::optional<TaskMetrics> TaskMeter::result() const {
   TaskMetrics metrics;
   metrics.samples = count_;
   const auto count = static_cast<double>(count_);
+  metrics.loss_before = loss_before_ / count;
+  metrics.loss_after = loss_after_ / count;
   if (kind_ == Kind::kAccuracy) {
     metrics.kind = "accuracy";
     metrics.before = before_ / count;
     metrics.after = after_ / count;
   } else if (vocabulary_ == 256) {
     metrics.kind = "bits per byte";
-    metrics.before = before_ / count / M_LN2;
-    metrics.after = after_ / count / M_LN2;
+    metrics.before = metrics.loss_before / M_LN2;
+    metrics.after = metrics.loss_after / M_LN2;
   } else {
     metrics.kind = "perplexity";
-    metrics.before = std::exp(before_ / count);
-    metrics.after = std::exp(after_ / count);
+    metrics.before = std::exp(metrics.loss_before);
+    metrics.after = std::exp(metrics.loss_after);
   }
   return metrics;
 }

@@ -19,7 +19,7 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
 }
 
 TEST(Usage, EveryVerbHasHelpWithAnExample) {
-  for (const char* verb : {"compress", "verify", "run", "inspect", "convert", "passes"}) {
+  for (const char* verb : {"compress", "verify", "run", "analyze", "inspect", "convert", "passes"}) {
     const Outcome outcome = run_program({verb, "--help"});
     EXPECT_EQ(outcome.code, 0) << verb;
     EXPECT_THAT(outcome.out, HasSubstr(std::string("Example:\n  onnxfold ") + verb));
@@ -42,7 +42,7 @@ TEST(Usage, MissingAndWrongValues) {
   expect_usage_error({}, "missing a verb");
   expect_usage_error({"compress"}, "missing the model to read");
   expect_usage_error({"compress", "m.onnx", "--recipe", "clean"}, "missing -o");
-  expect_usage_error({"compress", "m.onnx", "-o", "o.onnx"}, "--recipe clean|fuse|int4");
+  expect_usage_error({"compress", "m.onnx", "-o", "o.onnx"}, "--recipe clean|depth25|depth25-int4|fuse");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--report", "r.pdf"}, "r.pdf");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--max-abs", "x"}, "--max-abs: 'x'");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--memory", "2Q"}, "--memory: '2Q'");

@@ -1,0 +1,113 @@
+#include "analysis/compare/damage.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "analysis/compare/accumulate.h"
+#include "analysis/compare/task.h"
+
+namespace onnxfold {
+namespace {
+
+// Does an output hold scores of alternatives? Hidden states have rows as well, but their softmax means nothing.
+bool holds_scores(const Value& output) {
+  if (!is_float(output.dtype())) return false;
+  for (const std::string_view word : {"logit", "score", "prob", "softmax"}) {
+    if (output.name().find(word) != std::string::npos) return true;
+  }
+  const Node* producer = output.producer();
+  return producer != nullptr && (producer->is("Softmax") || producer->is("LogSoftmax"));
+}
+
+std::vector<Datum> in_order(const Model& model, const Taps& taps) {
+  std::vector<Datum> data;
+  for (const Value* output : model.graph().outputs()) {
+    const auto found = taps.find(output->name());
+    data.push_back(found == taps.end() ? Datum() : found->second);
+  }
+  return data;
+}
+
+}  // namespace
+
+Result<DamageMeter> DamageMeter::create(const Model& original, const Dataset& data, std::optional<Kind> force) {
+  DamageMeter meter;
+  meter.model_ = original.clone();
+  meter.data_ = &data;
+  OF_ASSIGN(meter.outputs_, record(original, data, meter.output_names()));
+  OF_ASSIGN(const auto task, meter.task_of(meter.outputs_));
+  const auto& outputs = meter.model_->graph().outputs();
+  const bool scores =
+      std::any_of(outputs.begin(), outputs.end(), [](const Value* value) { return holds_scores(*value); });
+  meter.kind_ = task ? Kind::kLoss : scores ? Kind::kKl : Kind::kError;
+  if (force == Kind::kLoss && !task) {
+    return fail(Code::kInvalidArgument, "a loss needs labels or tokens to predict in the data");
+  }
+  if (force && (*force != Kind::kKl || scores || task)) meter.kind_ = *force;
+  if (task) meter.task_kind_ = task->kind;
+  OF_ASSIGN(meter.base_, meter.measure(meter.outputs_));
+  return meter;
+}
+
+std::vector<std::string> DamageMeter::output_names() const {
+  std::vector<std::string> names;
+  for (const Value* output : model_->graph().outputs()) names.push_back(output->name());
+  return names;
+}
+
+std::string_view DamageMeter::kind_name() const {
+  return kind_ == Kind::kLoss ? "loss" : kind_ == Kind::kKl ? "KL" : "error";
+}
+
+Result<std::optional<TaskMetrics>> DamageMeter::task_of(const Recording& outputs) const {
+  TaskMeter task(*model_, *data_);
+  if (task.none()) return std::optional<TaskMetrics>();
+  for (std::size_t i = 0; i < data_->batches.size(); ++i) {
+    OF_TRY(task.add(data_->batches[i], in_order(*model_, outputs_.batches[i]), in_order(*model_, outputs.batches[i])));
+  }
+  return task.result();
+}
+
+Result<double> DamageMeter::distance(const Recording& outputs) const {
+  double worst = 0;
+  for (const Value* output : model_->graph().outputs()) {
+    if (!is_float(output->dtype()) || (kind_ == Kind::kKl && task_kind_.empty() && !holds_scores(*output))) continue;
+    OutputAccumulator sums(output->name());
+    bool there = !outputs.batches.empty();
+    for (std::size_t i = 0; i < outputs.batches.size() && there; ++i) {
+      const auto found = outputs.batches[i].find(output->name());
+      there = found != outputs.batches[i].end();
+      if (there) OF_TRY(sums.add(outputs_.batches[i].at(output->name()), found->second, i));
+    }
+    if (!there) continue;
+    const OutputMetrics metrics = sums.result();
+    if (metrics.shape_or_type_differs || metrics.new_nan_or_inf) return HUGE_VAL;
+    worst = std::max(worst, kind_ == Kind::kKl ? metrics.kl.value_or(0) : std::pow(10, -metrics.sqnr_db / 20));
+  }
+  return worst;
+}
+
+Result<Damage> DamageMeter::measure(const Recording& outputs) const {
+  OF_ASSIGN(const auto task, task_of(outputs));
+  Damage damage;
+  if (task) damage.task = task->after;
+  if (kind_ == Kind::kLoss) {
+    damage.value = task ? task->loss_after : HUGE_VAL;
+  } else {
+    OF_ASSIGN(damage.value, distance(outputs));
+  }
+  if (std::isnan(damage.value)) damage.value = HUGE_VAL;
+  return damage;
+}
+
+Result<Damage> DamageMeter::measure(const Model& changed) const {
+  std::vector<std::string> names;
+  for (const std::string& name : output_names()) {
+    const Value* value = changed.graph().find(name);
+    if (value != nullptr && value->is_graph_output()) names.push_back(name);
+  }
+  OF_ASSIGN(const Recording outputs, record(changed, *data_, names));
+  return measure(outputs);
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,41 @@
+#include "converter/analyze.h"
+
+#include <fstream>
+#include <iostream>
+
+#include "cli/verbs.h"
+
+namespace onnxfold::cli {
+
+Result<int> run_analyze(const Words& words) {
+  Arguments arguments("analyze MODEL.onnx --depth [--data D.npz] [--json]",
+                      "Measures what the parts of a model do on data, and says what could be done about it.",
+                      "analyze model.onnx --depth --data samples.npz");
+  arguments.positional(1, 1, "the model to analyze");
+  arguments.flag("depth", "what each block adds, what happens without it (the default)");
+  arguments.value("data", "D.npz", "data to measure on, labels or next tokens with it or not; else generated");
+  arguments.value("samples", "N", "read at most N samples of the data");
+  arguments.flag("json", "print JSON");
+  arguments.value("report", "F.json", "write the JSON to a file as well");
+  add_common(arguments);
+  OF_ASSIGN(const bool go_on, arguments.parse(words));
+  if (!go_on) return kDone;
+  OF_ASSIGN(const Common common, common_of(arguments));
+  AnalyzeOptions options;
+  options.path = arguments.words()[0];
+  options.data = arguments.text("data");
+  options.seed = common.seed;
+  OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
+  const std::string report = arguments.text("report");
+  if (!report.empty() && !report.ends_with(".json")) {
+    return fail(Code::kInvalidArgument, "--report: '" + report + "' does not end in .json");
+  }
+  OF_ASSIGN(const Analysis analysis, analyze_depth(options));
+  std::cout << (arguments.has("json") ? analysis_json(analysis) : analysis_text(analysis));
+  if (report.empty()) return kDone;
+  std::ofstream file(report);
+  if (!(file << analysis_json(analysis)).flush()) return fail(Code::kIo, "cannot write '" + report + "'");
+  return kDone;
+}
+
+}  // namespace onnxfold::cli

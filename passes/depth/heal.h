@@ -1,0 +1,36 @@
+// Healing: closed-form repairs of the place where a unit was taken out.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "analysis/calibrate/part.h"
+#include "ir/model.h"
+
+namespace onnxfold {
+
+// A model with a gap, and what is needed to close it.
+struct Gap {
+  Model& student;
+  const Model& teacher;  // the model before anything was removed; names of values agree
+  const Dataset& data;
+  const Recording& teacher_values;  // the teacher's stream on the data
+  const Recording& student_values;  // the student's stream on the data before the unit was removed
+  std::string stream;               // the student's value that stands there now
+  std::string wanted;               // the teacher's value that stood there
+};
+
+// What was done, for the report. Each changes the student only where the held-out error falls.
+using HealNotes = std::vector<std::string>;
+
+// The last down projection in front of the gap is solved anew, toward its old weight, from the student's hidden values
+// to the teacher's stream behind the gap (ours; level 2 of analysis notes on FuseGPT).
+Result<HealNotes> heal_ridge_down(const Gap& gap);
+// The same, and then every Linear behind the gap up to the end of the stream (ours).
+Result<HealNotes> heal_ridge_stream(const Gap& gap);
+// ReplaceMe (arXiv 2505.02819): W_down' = W_down T with T = argmin ||M T - (L - Y)||, toward the identity.
+Result<HealNotes> heal_replaceme(const Gap& gap);
+// LinearPatch (arXiv 2505.24680): the stream is scaled in a Hadamard basis where the gap is: one product of width^2.
+Result<HealNotes> heal_linear_patch(const Gap& gap);
+
+}  // namespace onnxfold

@@ -1,0 +1,241 @@
+// MatMul(x, W), Gemm(x, W, c) => the same through two thin products: (x A) B with A [in, r], B [r, out].
+//
+// Conditions: W is constant, used once, and gets smaller. With calibration data the factors are those that change the
+// layer's output least (whitened SVD: SVD-LLM, arXiv 2403.07378), the ranks are spread over the layers by measured
+// error, and B is solved anew front to back on what the thinned model feeds it. Without: truncated SVD. Lossy. A weight
+// whose rank would not save anything stays as it is, so that a ratio of 1 changes nothing.
+#include "analysis/algebra/low_rank.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "analysis/calibrate/statistics.h"
+#include "analysis/compare/damage.h"
+#include "analysis/heal/stream_refit.h"
+#include "analysis/structure/linear.h"
+#include "passes/pass.h"
+#include "passes/width/rank_budget.h"
+
+namespace onnxfold {
+namespace {
+
+struct Target {
+  std::string product;  // label, for the report
+  std::string output;   // name of the product's output
+  std::int64_t in = 0, out = 0;
+  LowRank full;  // of full rank
+};
+
+bool matches(const std::vector<std::string>& patterns, const Linear& linear) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+    return glob_match(pattern, linear.weight->name()) || glob_match(pattern, linear.product->label());
+  });
+}
+
+Matrix first_rows(const Matrix& matrix, std::int64_t rows) {
+  const auto end = matrix.data.begin() + rows * matrix.cols;
+  return Matrix(rows, matrix.cols, std::vector<double>(matrix.data.begin(), end));
+}
+
+Matrix first_columns(const Matrix& matrix, std::int64_t cols) {
+  Matrix result(matrix.rows, cols);
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    std::copy_n(matrix.data.begin() + row * matrix.cols, cols, result.data.begin() + row * cols);
+  }
+  return result;
+}
+
+Type thin_type(const Type& type, std::int64_t rank) {
+  Type thin = type;
+  if (thin.shape && !thin.shape->empty()) thin.shape->back() = Dim{rank, "", ""};
+  return thin;
+}
+
+Status factor(Graph& graph, const Target& target, std::int64_t rank) {
+  const Linear linear = *linear_at(*graph.find(target.output)->producer());
+  OF_ASSIGN(Tensor a, from_doubles(linear.weight->constant()->dtype(), {target.in, rank},
+                                   first_columns(target.full.a, rank).data));
+  NodeSpec spec;
+  spec.op_type = "MatMul";
+  spec.inputs = {linear.input, graph.add_initializer(linear.weight->name() + "_thin", std::move(a))};
+  spec.outputs = {{target.output + "_thin", thin_type(linear.input->type(), rank), false}};
+  Node* thin = graph.insert(std::move(spec), linear.product);
+  OF_ASSIGN(const Linear made, replace_linear(graph, linear, first_rows(target.full.b, rank), nullptr));
+  graph.set_input(*made.product, 0, thin->output());
+  return {};
+}
+
+class LowRankPass final : public Pass {
+ public:
+  explicit LowRankPass(const PassOptions& options)
+      : ratio_(options.number("ratio")),
+        target_params_(options.integer("target-params")),
+        by_error_(options.text("spread") == "error"),
+        refit_(options.flag("refit")),
+        min_elements_(options.integer("min-elements")),
+        include_(options.patterns("include")),
+        exclude_(options.patterns("exclude")) {}
+
+  Result<bool> run(Graph& graph, PassContext& context) override {
+    const bool main = &graph == &context.model().graph();
+    const Dataset* data = main ? context.calibration : nullptr;  // inner graphs have no taps
+    std::vector<Linear> linears = chosen(graph, context);
+    if (linears.empty()) return false;
+    OF_ASSIGN(const std::vector<Target> targets, decompose(graph, linears, data, context));
+    const std::int64_t budget = budget_of(graph, targets);
+    std::vector<RankCurve> curves;
+    for (const Target& target : targets) curves.push_back({target.in, target.out, target.full.singular});
+    OF_ASSIGN(const std::vector<std::int64_t> ranks, spread(curves, targets, budget, data, context));
+    if (std::all_of(ranks.begin(), ranks.end(), [](std::int64_t rank) { return rank == 0; })) {
+      context.skipped(graph.name, "no rank below the full one saves anything at this size");
+      return false;
+    }
+    if (data == nullptr) return apply(graph, targets, ranks, context);
+    const std::unique_ptr<Model> student = context.model().clone();
+    OF_TRY(apply(student->graph(), targets, ranks, context));
+    if (refit_) OF_TRY(heal(*student, *data, context));
+    context.model().adopt_graph(*student);
+    return true;
+  }
+
+ private:
+  std::vector<Linear> chosen(const Graph& graph, PassContext& context) const {
+    std::vector<Linear> linears;
+    for (const Linear& linear : find_linears(graph)) {
+      const std::int64_t elements = linear.in * linear.out;
+      if (!include_.empty() && !matches(include_, linear)) continue;
+      if (matches(exclude_, linear) || elements < min_elements_) continue;
+      if (linear.weight->uses().size() > 1 || linear.weight->graph() != &graph) {
+        context.skipped(linear.product->label(), "its weight is shared", linear.weight->constant()->nbytes());
+        continue;
+      }
+      linears.push_back(linear);
+    }
+    return linears;
+  }
+
+  static Result<std::vector<Target>> decompose(const Graph& graph, const std::vector<Linear>& linears,
+                                               const Dataset* data, PassContext& context) {
+    std::map<std::string, ValueStatistics> statistics;
+    if (data != nullptr) {
+      std::set<std::string> inputs;
+      for (const Linear& linear : linears) inputs.insert(linear.input->name());
+      OF_ASSIGN(statistics, collect_statistics(context.model(), *data, {inputs.begin(), inputs.end()}));
+    } else {
+      context.note(graph.name, "truncated SVD: without calibration data its error is several times that of whitening");
+    }
+    std::vector<Target> targets;
+    for (const Linear& linear : linears) {
+      OF_ASSIGN(const Matrix weight, weight_matrix(linear));
+      const std::int64_t full = std::min(linear.in, linear.out);
+      Target target{linear.product->label(), linear.product->output()->name(), linear.in, linear.out, {}};
+      const auto found = statistics.find(linear.input->name());
+      const bool known = found != statistics.end() && found->second.gram.rows == linear.in;
+      if (known) {
+        OF_ASSIGN(target.full, whitened_low_rank(weight, found->second.gram, full));
+      } else {
+        target.full = low_rank(weight, full);
+      }
+      targets.push_back(std::move(target));
+    }
+    return targets;
+  }
+
+  std::int64_t budget_of(const Graph& graph, const std::vector<Target>& targets) const {
+    std::int64_t mine = 0, all = 0;
+    for (const Target& target : targets) mine += target.in * target.out;
+    for (const Value* value : graph.initializers()) {
+      if (is_float(value->dtype())) all += value->initializer()->size();
+    }
+    if (target_params_ > 0) return std::max<std::int64_t>(0, target_params_ - (all - mine));
+    return static_cast<std::int64_t>(std::llround(ratio_ * static_cast<double>(mine)));
+  }
+
+  // Several ways to spread the ranks, the one that harms the model least on the data.
+  Result<std::vector<std::int64_t>> spread(const std::vector<RankCurve>& curves, const std::vector<Target>& targets,
+                                           std::int64_t budget, const Dataset* data, PassContext& context) const {
+    std::vector<std::int64_t> best = uniform_ranks(curves, budget);
+    if (!by_error_) return best;
+    if (data == nullptr) return ranks_by_error(curves, budget, 1);
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *data));
+    double least = HUGE_VAL;
+    std::string chosen_one, all;
+    const auto consider = [&](const std::vector<std::int64_t>& ranks, const std::string& name) -> Status {
+      const std::unique_ptr<Model> tried = context.model().clone();
+      for (std::size_t i = 0; i < targets.size(); ++i) {
+        if (ranks[i] > 0) OF_TRY(factor(tried->graph(), targets[i], ranks[i]));
+      }
+      OF_ASSIGN(const Damage damage, meter.measure(*tried));
+      all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage.value);
+      if (damage.value >= least) return {};
+      least = damage.value;
+      best = ranks;
+      chosen_one = name;
+      return {};
+    };
+    OF_TRY(consider(uniform_ranks(curves, budget), "uniform"));
+    OF_TRY(consider(ranks_by_error(curves, budget, 1), "by relative error"));
+    OF_TRY(consider(ranks_by_error(curves, budget, 0.5), "between"));
+    context.note("", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen_one, meter.kind_name(),
+                                 meter.original().value, all));
+    return best;
+  }
+
+  static Result<bool> apply(Graph& graph, const std::vector<Target>& targets, const std::vector<std::int64_t>& ranks,
+                            PassContext& context) {
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      const Target& target = targets[i];
+      const auto width = static_cast<std::int64_t>(byte_width(*graph.find(target.output)->producer()));
+      const std::int64_t before = target.in * target.out * width;
+      if (ranks[i] == 0) {
+        context.skipped(target.product, "its rank would not save anything", before);
+        continue;
+      }
+      OF_TRY(factor(graph, target, ranks[i]));
+      context.applied(target.product, fmt::format("rank {} of {}", ranks[i], std::min(target.in, target.out)), before,
+                      ranks[i] * (target.in + target.out) * width);
+    }
+    return true;
+  }
+
+  static std::size_t byte_width(const Node& product) {
+    const Tensor* weight = linear_at(product)->weight->constant();
+    return static_cast<std::size_t>(weight->nbytes() / std::max<std::int64_t>(1, weight->size()));
+  }
+
+  static Status heal(Model& student, const Dataset& data, PassContext& context) {
+    const Model& teacher = context.model();
+    OF_ASSIGN(const DamageMeter judge, DamageMeter::create(teacher, data));
+    OF_ASSIGN(const Damage plain, judge.measure(student));
+    std::vector<std::string> stream;
+    for (const Block& block : find_blocks(teacher.graph()).blocks) {
+      if (block.output != nullptr) stream.push_back(block.output->name());
+    }
+    OF_ASSIGN(const Recording values, record(teacher, data, stream));
+    student.graph().purge();
+    const std::unique_ptr<Model> healed = student.clone();
+    StreamRefit refit(*healed, teacher, data, values);
+    OF_TRY(refit.heal_all({}));
+    OF_ASSIGN(const Damage better, judge.measure(*healed));
+    const bool helps = better.value < plain.value;
+    context.note("", fmt::format("second factors refitted front to back: {} {:.4f} -> {:.4f}{}", judge.kind_name(),
+                                 plain.value, better.value, helps ? "" : "; not kept"));
+    if (helps) student.adopt_graph(*healed);
+    return {};
+  }
+
+  const double ratio_;
+  const std::int64_t target_params_;
+  const bool by_error_, refit_;
+  const std::int64_t min_elements_;
+  const std::vector<std::string> include_, exclude_;
+};
+
+}  // namespace
+
+std::unique_ptr<Pass> make_low_rank(const PassOptions& options) { return std::make_unique<LowRankPass>(options); }
+
+}  // namespace onnxfold

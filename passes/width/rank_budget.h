@@ -1,0 +1,23 @@
+// How many parameters each weight may keep as two thin factors.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace onnxfold {
+
+// A weight [in, out]: rank r costs r (in + out) parameters and leaves an error of the squared singular values behind r.
+struct RankCurve {
+  std::int64_t in = 0, out = 0;
+  std::vector<double> singular;  // falling
+};
+
+// A rank for each weight; 0: stays dense, because its rank would save nothing. In all at most `budget` parameters (or
+// one rank for every weight, where even that is more).
+// The same share of parameters for every weight.
+std::vector<std::int64_t> uniform_ranks(const std::vector<RankCurve>& curves, std::int64_t budget);
+// Parameters go where they take away the most error (greedy on a convex curve, hence the best); the error of a weight
+// counts as a share of its energy to the power `relative`: 0 absolute, 1 relative.
+std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative);
+
+}  // namespace onnxfold

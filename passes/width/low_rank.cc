@@ -159,7 +159,7 @@ class LowRankPass final : public Pass {
                                            std::int64_t budget, const Dataset* data, PassContext& context) const {
     std::vector<std::int64_t> best = uniform_ranks(curves, budget);
     if (!by_error_) return best;
-    if (data == nullptr) return ranks_by_error(curves, budget, 1);
+    if (data == nullptr) return ranks_by_error(curves, budget, 1, 0.75);
     OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *data));
     double least = HUGE_VAL;
     std::string chosen_one, all;
@@ -177,8 +177,10 @@ class LowRankPass final : public Pass {
       return {};
     };
     OF_TRY(consider(uniform_ranks(curves, budget), "uniform"));
-    OF_TRY(consider(ranks_by_error(curves, budget, 1), "by relative error"));
-    OF_TRY(consider(ranks_by_error(curves, budget, 0.5), "between"));
+    for (const double floor : {0.9, 0.75, 0.5}) {
+      OF_TRY(consider(ranks_by_error(curves, budget, 1, floor), fmt::format("by error from {:g}", floor)));
+    }
+    OF_TRY(consider(ranks_by_error(curves, budget, 0, 0.75), "by absolute error from 0.75"));
     context.note("", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen_one, meter.kind_name(),
                                  meter.original().value, all));
     return best;

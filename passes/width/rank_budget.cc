@@ -37,26 +37,30 @@ std::vector<std::int64_t> uniform_ranks(const std::vector<RankCurve>& curves, st
   return ranks;
 }
 
-std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative) {
+std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative,
+                                         double least) {
   std::vector<Step> steps;
   std::int64_t spent = 0, dense = 0;
   for (const RankCurve& curve : curves) dense += dense_cost(curve);
   if (budget >= dense) return std::vector<std::int64_t>(curves.size(), 0);
+  const double share = least * static_cast<double>(budget) / static_cast<double>(std::max<std::int64_t>(dense, 1));
+  std::vector<std::int64_t> ranks;
   for (std::size_t i = 0; i < curves.size(); ++i) {
     const RankCurve& curve = curves[i];
     const auto square = [](double sum, double s) { return sum + s * s; };
     const double energy = std::accumulate(curve.singular.begin(), curve.singular.end(), 0.0, square);
     const double weight = energy > 0 ? std::pow(energy, -relative) : 0;
-    spent += rank_cost(curve);  // the first rank is everybody's
     const std::int64_t last =
         std::min<std::int64_t>(break_even(curve), static_cast<std::int64_t>(curve.singular.size()));
-    for (std::int64_t r = 1; r < last; ++r) {
+    const double uniform = share * static_cast<double>(dense_cost(curve)) / static_cast<double>(rank_cost(curve));
+    ranks.push_back(std::clamp<std::int64_t>(static_cast<std::int64_t>(uniform), 1, std::max<std::int64_t>(last, 1)));
+    spent += ranks.back() * rank_cost(curve);  // everybody's
+    for (std::int64_t r = ranks.back(); r < last; ++r) {
       const double s = curve.singular[static_cast<std::size_t>(r)];
       steps.push_back({i, weight * s * s / static_cast<double>(rank_cost(curve))});
     }
   }
   std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.gain > b.gain; });
-  std::vector<std::int64_t> ranks(curves.size(), 1);
   for (const Step& step : steps) {
     const std::int64_t cost = rank_cost(curves[step.weight]);
     if (spent + cost > budget) continue;

@@ -17,7 +17,9 @@ struct RankCurve {
 // The same share of parameters for every weight.
 std::vector<std::int64_t> uniform_ranks(const std::vector<RankCurve>& curves, std::int64_t budget);
 // Parameters go where they take away the most error (greedy on a convex curve, hence the best); the error of a weight
-// counts as a share of its energy to the power `relative`: 0 absolute, 1 relative.
-std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative);
+// counts as a share of its energy to the power `relative`: 0 absolute, 1 relative. No rank falls below `least` of the
+// uniform one: the error of a layer's own output says little of what a starved layer does to the model.
+std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative,
+                                         double least = 0);
 
 }  // namespace onnxfold

@@ -74,6 +74,9 @@ std::map<std::string, std::string> attributes_of(const Node& node) {
   std::map<std::string, std::string> texts;
   for (const Attribute& attribute : node.attributes()) {
     std::string text = attribute_text(attribute);
+    if (node.is("Cast") && attribute.name == "to" && is_float(static_cast<DType>(node.attr_int("to", 0)))) {
+      text = "floating";  // parents may be stored in different precisions
+    }
     if (follows_width(attribute.name) || says_default(node, attribute.name, text)) continue;
     texts[attribute.name] = std::move(text);
   }
@@ -92,7 +95,8 @@ class Signatures {
   Hash of(const Value* value) const {
     if (value == nullptr) return 3;
     if (const Tensor* tensor = parameter(value)) {
-      return mix(mix(5, static_cast<Hash>(tensor->rank())), static_cast<Hash>(tensor->dtype()));
+      const Hash type = is_float(tensor->dtype()) ? 1 : static_cast<Hash>(tensor->dtype());
+      return mix(mix(5, static_cast<Hash>(tensor->rank())), type);
     }
     const auto found = hashes_.find(value);
     return found == hashes_.end() ? hash_text(value->name()) : found->second;
@@ -191,7 +195,9 @@ class Matcher {
   }
 
   Status match_constants(Value* a, Value* b, const Tensor& x, const Tensor& y) {
-    if (x.dtype() != y.dtype()) return differ(a, b, "element types differ");
+    if (x.dtype() != y.dtype() && !(is_float(x.dtype()) && is_float(y.dtype()))) {
+      return differ(a, b, "element types differ");
+    }
     if (x.rank() != y.rank()) return differ(a, b, "ranks differ");
     found_.constants.push_back({a, b});
     return {};

@@ -2,7 +2,7 @@
 //
 // Both graphs are walked from their outputs (matched by name when the names agree, else by position). Nodes correspond
 // when operator, attributes and operands do; operands of Add, Mul and their like may be swapped. Dimensions are not
-// compared: widths may differ, ranks and element types of constants may not. Integer and boolean constants (shapes,
+// compared: widths and floating types may differ, ranks of constants may not. Integer and boolean constants (shapes,
 // axes) correspond by place; what they say may differ with the widths. Bodies of If, Loop and Scan are matched node by
 // node in their order.
 #pragma once

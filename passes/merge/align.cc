@@ -1,8 +1,14 @@
-// align: every model is brought into the anchor's basis (alignment.h), the weights are averaged, and with data the
-// merged model is repaired (repair.h). permute: the same with permutations only (Git Re-Basin).
+// Pass align: the weights of a model => those in the basis of another model (to=A.onnx), same graph, same function.
+// Rounding: permutations of hidden units and heads, rotations of the residual stream and inside of heads (alignment.h).
+//
+// Method align of `onnxfold merge`: every model is brought into the anchor's basis (alignment.h), the weights are
+// averaged, and with data the merged model is repaired (repair.h). permute: the same with permutations only (Git
+// Re-Basin).
 #include <fmt/format.h>
 
 #include "analysis/compare/ensemble.h"
+#include "analysis/structure/correspondence.h"
+#include "formats/onnx/onnx_file.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/method.h"
 #include "passes/merge/repair.h"
@@ -98,7 +104,62 @@ class Align {
   WholeMerge result_;
 };
 
+// Both read the data: same names and types of inputs.
+bool same_inputs(const Model& a, const Model& b) {
+  for (const Value* input : a.graph().inputs()) {
+    const Value* other = b.graph().find(input->name());
+    if (other == nullptr || !other->is_graph_input() || other->dtype() != input->dtype()) return false;
+  }
+  return true;
+}
+
+Result<bool> weights_differ(const Model& a, const Model& b) {
+  for (const Value* value : b.graph().values()) {
+    const Tensor* tensor = parameter(value);
+    if (tensor == nullptr) continue;
+    const Tensor* other = parameter(a.graph().find(value->name()));
+    if (other == nullptr || other->same_as(*tensor)) continue;
+    OF_ASSIGN(const std::string one, other->content_hash());
+    OF_ASSIGN(const std::string two, tensor->content_hash());
+    if (one != two) return true;
+  }
+  return false;
+}
+
+class AlignPass final : public Pass {
+ public:
+  explicit AlignPass(const PassOptions& options)
+      : to_(options.text("to")),
+        rotate_(options.flag("rotate")),
+        sweeps_(static_cast<int>(options.integer("sweeps"))) {}
+
+  Result<bool> run(Graph& graph, PassContext& context) override {
+    Model& model = context.model();
+    if (&graph != &model.graph()) return false;
+    if (to_.empty()) return fail(Code::kInvalidArgument, "align needs to=A.onnx: the model whose basis is taken");
+    OF_ASSIGN(const std::unique_ptr<Model> anchor, load_model(to_));
+    const std::unique_ptr<Model> copy = model.clone();
+    const bool data = context.calibration != nullptr && same_inputs(model, *anchor);
+    OF_ASSIGN(const Alignment aligned,
+              align_model(*copy, *anchor, {rotate_, data ? context.calibration : nullptr, sweeps_}));
+    OF_ASSIGN(const bool changed, weights_differ(model, *aligned.model));
+    if (!changed) return false;
+    for (const MergeLayer& layer : aligned.layers) {
+      context.note(layer.name, fmt::format("{}: similarity {:.3f} -> {:.3f}", layer.kind, layer.before, layer.after));
+    }
+    model.adopt_graph(*aligned.model);
+    return true;
+  }
+
+ private:
+  std::string to_;
+  bool rotate_;
+  int sweeps_;
+};
+
 }  // namespace
+
+std::unique_ptr<Pass> make_align(const PassOptions& options) { return std::make_unique<AlignPass>(options); }
 
 Result<WholeMerge> align(WholeMergeInput input, const PassOptions& options) {
   return Align(std::move(input), options, true).run();

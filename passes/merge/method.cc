@@ -24,8 +24,8 @@ constexpr std::array kDare = {
 
 constexpr std::array kAlign = {
     OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data", "ridge|none"},
-    OptionSpec{"damping", OptionType::kFloat, "0", "of the repair, toward the averaged weights; 0: by holding out half",
-               "0..1"},
+    OptionSpec{"damping", OptionType::kFloat, "0.001",
+               "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
     OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
                "stream|output"},
     OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},

@@ -7,6 +7,7 @@
 
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
+#include "formats/onnx/onnx_file.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/assignment.h"
 #include "passes/merge/method.h"
@@ -206,6 +207,22 @@ TEST(AlignModel, ItselfStaysAsItIs) {
   const auto aligned = align_model(*same, *anchor, {true, &data, 30});
   ASSERT_TRUE(aligned.has_value()) << aligned.error().message;
   EXPECT_EQ(largest_difference(*aligned->model, *anchor), 0);
+}
+
+TEST(AlignPass, WritesTheModelInTheOthersBasis) {
+  const auto anchor = transformer();
+  const auto copy = disguised(*anchor, false);
+  const std::string path = ::testing::TempDir() + "/align_anchor.onnx";
+  SaveOptions save;
+  save.overwrite = true;
+  ASSERT_TRUE(save_model(*anchor, path, save).has_value());
+  const auto before = copy->clone();
+  const auto changed = test::run_pass("align", *copy, {{"to", path}});
+  ASSERT_TRUE(changed.has_value()) << changed.error().message;
+  EXPECT_TRUE(*changed);
+  EXPECT_EQ(difference(*before, *copy, Precision::kFloat32, 1e-5), "");
+  EXPECT_LT(largest_difference(*copy, *anchor), 1e-5);
+  EXPECT_FALSE(test::run_pass("align", *anchor->clone(), {}).has_value());  // no model to align to
 }
 
 TEST(Assignment, IsTheBestOfAllPermutations) {

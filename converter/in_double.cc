@@ -19,9 +19,9 @@ constexpr std::int64_t kMadeAtOnce = 1 << 16;  // elements
 
 // A lone number is part of a formula and not a weight: it is read as the number it was rounded from.
 Tensor widened(const Tensor& tensor) {
-  if (tensor.dtype() == DType::kFloat32 && tensor.size() == 1) {
+  if ((tensor.dtype() == DType::kFloat32 || tensor.dtype() == DType::kFloat16) && tensor.size() == 1) {
     if (const auto number = to_floats(tensor)) {
-      return Tensor::of<double>(tensor.dims(), {intended_number(number->front())});
+      return Tensor::of<double>(tensor.dims(), {intended_number(number->front(), tensor.dtype())});
     }
   }
   const auto make = [tensor]() -> Result<Buffer> {

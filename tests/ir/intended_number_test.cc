@@ -26,6 +26,15 @@ TEST(IntendedNumber, OtherNumbersStay) {
   }
   EXPECT_TRUE(std::isnan(intended_number(NAN)));
 }
+TEST(IntendedNumber, HalvesStandForTheSameNumbers) {
+  EXPECT_EQ(intended_number(1.4140625F, DType::kFloat16), std::sqrt(2.0));
+  EXPECT_EQ(intended_number(0.70703125F, DType::kFloat16), 1 / std::sqrt(2.0));
+  EXPECT_EQ(intended_number(1.4140625F), 1.4140625);
+  for (const float number : {0.0F, 0.5F, 1.0F, -2.0F, 65504.0F, INFINITY}) {
+    EXPECT_EQ(intended_number(number, DType::kFloat16), static_cast<double>(number));
+  }
+}
+
 TEST(IntendedNumber, RoundsToWhatWasGiven) {
   std::mt19937 random(1);
   for (int i = 0; i < 10000; ++i) {

@@ -308,15 +308,49 @@ def opt(attn):
     return text(OPTForCausalLM(c), logits, use_cache=False)
 
 
+class Experts(nn.Module):
+    """The experts of a mixture one by one, since the operators that transformers 5 groups them with have no ONNX form.
+
+    Sparse: each expert takes the rows that chose it, as transformers 4 was exported; dense: all rows, weighted by 0 when
+    they did not, the form without sizes that depend on data."""
+
+    def __init__(self, count, hidden_width, sparse):
+        super().__init__()
+        self.sparse = sparse
+        self.gate = nn.ModuleList(nn.Linear(WIDTH, hidden_width, bias=False) for _ in range(count))
+        self.up = nn.ModuleList(nn.Linear(WIDTH, hidden_width, bias=False) for _ in range(count))
+        self.down = nn.ModuleList(nn.Linear(hidden_width, WIDTH, bias=False) for _ in range(count))
+
+    def forward(self, x, chosen, weights):
+        y = torch.zeros_like(x)
+        for i, (gate, up, down) in enumerate(zip(self.gate, self.up, self.down)):
+            if self.sparse:
+                row, place = torch.where(chosen == i)
+                part = x[row]
+                y = y.index_add(0, row, down(nn.functional.silu(gate(part)) * up(part)) * weights[row, place, None])
+            else:
+                weight = (weights * (chosen == i).to(weights.dtype)).sum(-1, keepdim=True)
+                y = y + down(nn.functional.silu(gate(x)) * up(x)) * weight
+        return y
+
+
+def with_experts(network, hidden_width, sparse):
+    for layer in network.module.module.model.layers:
+        layer.mlp.experts = Experts(4, hidden_width, sparse)
+    return network
+
+
 @model
 def mixtral(attn):
-    return decoder("MixtralConfig", "MixtralForCausalLM", attn, num_local_experts=4, num_experts_per_tok=2)
+    made = decoder("MixtralConfig", "MixtralForCausalLM", attn, num_local_experts=4, num_experts_per_tok=2)
+    return with_experts(made, HIDDEN, sparse=attn == "eager")
 
 
 @model
 def qwen2_moe(attn):
-    return decoder("Qwen2MoeConfig", "Qwen2MoeForCausalLM", attn, moe_intermediate_size=24, shared_expert_intermediate_size=HIDDEN,
+    made = decoder("Qwen2MoeConfig", "Qwen2MoeForCausalLM", attn, moe_intermediate_size=24, shared_expert_intermediate_size=HIDDEN,
                    num_experts=4, num_experts_per_tok=2)
+    return with_experts(made, 24, sparse=False)
 
 
 class WithCache(nn.Module):

@@ -148,9 +148,10 @@ std::string report_text(const Report& report, bool verbose) {
   std::string text = fmt::format("{}  ->  {}\n", report.source.path, report.target.path);
   if (report.merge) merge_rows(text, report, verbose);
   if (report.verb == "compress") {
+    const bool unwritten = report.target.bytes == 0 && !report.predicted;
     row(text, "size",
         fmt::format("{} -> {}{}{}", bytes_text(report.source.bytes), report.predicted ? "about " : "",
-                    bytes_text(report.target.bytes), factor(report)));
+                    unwritten ? "not written" : bytes_text(report.target.bytes), factor(report)));
     row(text, "nodes", fmt::format("{} -> {}", report.source.nodes, report.target.nodes));
     if (report.source.dead_bytes > 0) {
       row(text, "dead bytes", bytes_text(report.source.dead_bytes) + " of the input's external data, not copied");

@@ -38,6 +38,8 @@ Value* ChainBuilder::ints(const std::vector<std::int64_t>& numbers) {
                       stem_ + "_constant");
 }
 
+Value* ChainBuilder::constant(Tensor tensor) { return add_constant(graph_, std::move(tensor), stem_ + "_constant"); }
+
 Value* ChainBuilder::cast(Value* value, DType dtype) {
   if (value->dtype() == dtype) return value;
   std::vector<Attribute> attributes;

@@ -23,6 +23,7 @@ class ChainBuilder {
   // Constants. `number` is rounded into `dtype`, a float type.
   Value* scalar(double number, DType dtype);
   Value* ints(const std::vector<std::int64_t>& numbers);
+  Value* constant(Tensor tensor);
   // The value itself when it has that type, else a Cast.
   Value* cast(Value* value, DType dtype);
   // Mean over the trailing axes from `axis` (negative, counted from the end), which are kept with size 1.

@@ -6,6 +6,7 @@ namespace onnxfold {
 std::unique_ptr<Pass> make_fold_attention_scale(const PassOptions&);
 std::unique_ptr<Pass> make_fold_idle_channels(const PassOptions&);
 std::unique_ptr<Pass> make_expand_activation(const PassOptions&);
+std::unique_ptr<Pass> make_expand_attention(const PassOptions&);
 std::unique_ptr<Pass> make_expand_linear(const PassOptions&);
 std::unique_ptr<Pass> make_expand_norm(const PassOptions&);
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
@@ -73,6 +74,10 @@ constexpr OptionSpec kExpandOptions[] = {
      "Only ONNX Runtime's own operators; the standard one takes their place where the model's opset has it"},
 };
 
+constexpr OptionSpec kExpandAttentionOptions[] = {
+    {"only-contrib", kBool, "false", "Only ONNX Runtime's MultiHeadAttention, not the standard Attention"},
+};
+
 constexpr PassInfo kPasses[] = {
     {"fold-attention-scale",
      "reparam",
@@ -83,6 +88,9 @@ constexpr PassInfo kPasses[] = {
     {"expand-activation", "reparam", kRounding,
      "Spells GELU, Swish, HardSwish and Mish with the operators of older opsets", kExpandOptions,
      make_expand_activation},
+    {"expand-attention", "reparam", kRounding,
+     "Spells Attention and ONNX Runtime's MultiHeadAttention with products, mask and Softmax", kExpandAttentionOptions,
+     make_expand_attention},
     {"expand-linear",
      "reparam",
      kRounding,

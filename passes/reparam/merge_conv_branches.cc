@@ -175,7 +175,8 @@ class Rewrite {
       const Cluster& cluster = plan.clusters()[i];
       const Type& type = cluster.term().value->type();
       if (i < kernels.size()) {
-        OF_ASSIGN(Node * conv, insert_conv(graph_, kernels[i], *cluster.input, {hint(), type}, hint(), &root_));
+        OF_ASSIGN(Node * conv,
+                  insert_conv(graph_, kernels[i], *cluster.input, {hint(), type}, graph_.unique_name(hint()), &root_));
         sum = sum == nullptr ? conv->output() : joined("Add", *sum, *conv->output());
         continue;
       }
@@ -185,6 +186,7 @@ class Rewrite {
   }
 
  private:
+  // Of values; a node takes the name of its value, for ONNX Runtime refuses two nodes of one name.
   std::string hint() const { return root_.output()->name() + "_merged"; }
 
   Value* joined(const char* op, Value& a, Value& b) {
@@ -194,7 +196,7 @@ class Rewrite {
                  .outputs = {{hint(), sum_type(a, b)}},
                  .attributes = {},
                  .domain = "",
-                 .name = hint()},
+                 .name = graph_.unique_name(hint())},
                 &root_)
         ->output();
   }

@@ -160,14 +160,15 @@ class Rewrite {
     Type type = first.conv->output()->type();
     if (type.shape && type.shape->size() > 1) (*type.shape)[1] = Dim{run.out, "", ""};
     const std::string hint = concat_.output()->name() + "_merged";
-    OF_ASSIGN(Node * conv, insert_conv(graph_, kernel, *first.conv->input(0), {hint, type}, hint, &concat_));
+    OF_ASSIGN(Node * conv,
+              insert_conv(graph_, kernel, *first.conv->input(0), {hint, type}, graph_.unique_name(hint), &concat_));
     if (first.activation == nullptr) return conv->output();
     Node* activation = graph_.insert({.op_type = first.activation->op_type(),
                                       .inputs = {conv->output()},
                                       .outputs = {{hint, type}},
                                       .attributes = {},
                                       .domain = "",
-                                      .name = hint},
+                                      .name = graph_.unique_name(hint)},
                                      &concat_);
     for (const Attribute& attribute : first.activation->attributes()) {
       activation->set_attribute(attribute.name, attribute.copy().value);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 
 #include "passes/registry.h"
@@ -35,6 +36,10 @@ inline std::unique_ptr<Model> expect_operators(const std::string& pass, const st
   if (!changed) return rewritten;
   EXPECT_TRUE(*changed) << pass << " did not apply to\n" << text << "\n" << reasons(remarks);
   EXPECT_EQ(operators_of(rewritten->graph()), operators);
+  std::set<std::string> names;  // ONNX Runtime refuses two nodes of one name
+  for (const Node* node : rewritten->graph().nodes()) {
+    EXPECT_TRUE(node->name.empty() || names.insert(node->name).second) << "two nodes called " << node->name;
+  }
   for (const std::uint64_t seed : {0, 1, 2}) {
     EXPECT_EQ(difference(*original, *rewritten, Precision::kFloat64, 1e-12, seed), "") << pass << " on\n" << text;
   }

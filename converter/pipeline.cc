@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "formats/onnx/schema.h"
 #include "ir/dump.h"
@@ -49,6 +50,7 @@ class Pipeline {
       OF_TRY(run_step(step));
     }
     OF_TRY(refresh_types());
+    if (result_.changed) tell_nodes_apart();
     return std::move(result_);
   }
 
@@ -144,6 +146,22 @@ class Pipeline {
       const auto found = operators.find(remark.node);
       if (found != operators.end()) remark.op_type = found->second;
       result_.remarks.push_back(std::move(remark));
+    }
+  }
+
+  // ONNX Runtime refuses a graph with two nodes of one name.
+  void tell_nodes_apart() {
+    for (Graph* graph : model_.graphs()) {
+      std::unordered_set<std::string> taken;
+      for (const Node* node : graph->nodes()) taken.insert(node->name);
+      std::unordered_set<std::string> seen;
+      for (Node* node : graph->nodes()) {
+        if (node->name.empty() || seen.insert(node->name).second) continue;
+        std::string fresh;
+        for (int i = 2; fresh.empty() || !taken.insert(fresh).second; ++i) fresh = fmt::format("{}_{}", node->name, i);
+        node->name = fresh;
+        seen.insert(fresh);
+      }
     }
   }
 

@@ -30,6 +30,16 @@ TEST(Pipeline, RunsPassesInOrderAndCountsNodes) {
   EXPECT_EQ(result->exactness, Exactness::kExact);
 }
 
+TEST(Pipeline, NodesOfOneNameAreToldApart) {
+  const auto model =
+      test::model_from_text(R"(<ir_version: 10, opset_import: ["" : 21]> agraph (float[2] x) => (float[2] y) {
+    [n] a = Identity(x) [n] b = Relu(a) [n_2] c = Abs(b) [n] y = Relu(c) })");
+  ASSERT_TRUE(run_pipeline(*model, recipe_of({{"remove-identity", {}, {}}})));
+  std::vector<std::string> names;
+  for (const Node* node : model->graph().nodes()) names.push_back(node->name);
+  EXPECT_THAT(names, testing::ElementsAre("n", "n_2", "n_3"));
+}
+
 TEST(Pipeline, AGroupRunsUntilNothingChanges) {
   const auto model = test::model_from_text(kIdentities);
   const auto result =

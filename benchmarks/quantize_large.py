@@ -35,7 +35,7 @@ def main():
         fold = [str(ONNXFOLD), "compress", model, "-q", "--force", "--no-check", "-o"]
         results = alternate({
             "onnxfold rtn": [*fold, f"{folder}/fold.onnx", "--pass", "rtn:bits=4,block=32,gather=false"],
-            "onnxfold int4 (clean, rtn)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],
+            "onnxfold int4 (clean, rtn-search)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],
             "ONNX Runtime quantizer": [sys.executable, "-c", ORT, model, f"{folder}/ort.onnx"],
             "cp": ["cp", f"{model}.data", f"{folder}/copy"],
         }, arguments.runs)

@@ -110,12 +110,7 @@ Result<int> run_compress(const Words& words) {
     return compress(options);
   }();
   if (!report) return fail(report.error());
-  if (!common.quiet) std::cout << report_text(*report, common.verbose) << std::flush;
-  OF_TRY(write_reports(*report, arguments.texts("report")));
-  if (report->passed()) return kDone;
-  warn("error", fmt::format("the check failed: {}", report->proof->why));
-  if (!report->culprit.empty()) warn("bisect", report->culprit);
-  return kGateFailed;
+  return present(*report, common, arguments.texts("report"));
 }
 
 }  // namespace onnxfold::cli

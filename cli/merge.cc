@@ -151,11 +151,7 @@ Result<int> run_merge(const Words& words) {
     return merge_models(options);
   }();
   if (!report) return fail(report.error());
-  if (!common.quiet) std::cout << report_text(*report, common.verbose) << std::flush;
-  OF_TRY(write_reports(*report, arguments.texts("report")));
-  if (report->passed()) return kDone;
-  warn("error", fmt::format("the check failed: {}", report->proof->why));
-  return kGateFailed;
+  return present(*report, common, arguments.texts("report"));
 }
 
 }  // namespace onnxfold::cli

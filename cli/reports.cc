@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 
 #include "cli/verbs.h"
 #include "formats/pending_files.h"
@@ -25,6 +26,14 @@ Status write_text(const std::string& path, const std::string& text) {
   return file.commit();
 }
 
+Status write_reports(const Report& report, const Words& paths) {
+  for (const std::string& path : paths) {
+    OF_ASSIGN(const std::string text, render_report(report, path));
+    OF_TRY(write_text(path, text));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status check_report_names(const Words& paths) {
@@ -34,12 +43,13 @@ Status check_report_names(const Words& paths) {
   return {};
 }
 
-Status write_reports(const Report& report, const Words& paths) {
-  for (const std::string& path : paths) {
-    OF_ASSIGN(const std::string text, render_report(report, path));
-    OF_TRY(write_text(path, text));
-  }
-  return {};
+Result<int> present(const Report& report, const Common& common, const Words& paths) {
+  if (!common.quiet) std::cout << report_text(report, common.verbose) << std::flush;
+  OF_TRY(write_reports(report, paths));
+  if (report.passed()) return kDone;
+  warn("error", fmt::format("the check failed: {}", report.proof->why));
+  if (!report.culprit.empty()) warn("bisect", report.culprit);
+  return kGateFailed;
 }
 
 void warn(std::string_view kind, std::string message) {

@@ -20,8 +20,9 @@ constexpr int kDone = 0, kGateFailed = 1;
 
 // Errors: invalid_argument when a name of --report has no known extension; asked before the work starts.
 Status check_report_names(const Words& paths);
-// Errors: io.
-Status write_reports(const Report& report, const Words& paths);
+// How a job ends: the report on stdout unless quiet, into the files of --report, and the line of a failed check on
+// stderr. The exit code. Errors: io.
+Result<int> present(const Report& report, const Common& common, const Words& paths);
 // The one line on stderr.
 void warn(std::string_view kind, std::string message);
 

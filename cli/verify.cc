@@ -1,5 +1,3 @@
-#include <iostream>
-
 #include "cli/verbs.h"
 #include "converter/compress.h"
 
@@ -23,11 +21,7 @@ Result<int> run_verify(const Words& words) {
   OF_ASSIGN(options.gates, gates_of(arguments));
   OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
   OF_ASSIGN(const Report report, verify_files(options));
-  if (!common.quiet) std::cout << report_text(report, common.verbose) << std::flush;
-  OF_TRY(write_reports(report, arguments.texts("report")));
-  if (report.passed()) return kDone;
-  warn("error", "the check failed: " + report.proof->why);
-  return kGateFailed;
+  return present(report, common, arguments.texts("report"));
 }
 
 }  // namespace onnxfold::cli

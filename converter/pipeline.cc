@@ -44,7 +44,6 @@ class Pipeline {
     schemas_hold_ =
         schemas_hold_ && check_model(model_).has_value();  // types that the file does not tell may break them
     before_ = fingerprint(model_);
-    if (options_.calibration != nullptr) original_ = model_.clone();
     for (const RecipeStep& step : recipe.steps) {
       OF_TRY(refresh_types());
       OF_TRY(run_step(step));
@@ -99,7 +98,6 @@ class Pipeline {
       context.progress = [&](double done) { options_.on_pass(step.pass, index_, count_, done); };
     }
     context.calibration = options_.calibration;
-    context.original = original_.get();
     OF_ASSIGN(run.changed, run_on_every_graph(*info->make(options), context));
     OF_TRY(check_contract(run.changed));
     keep_remarks(context, operators);
@@ -183,7 +181,6 @@ class Pipeline {
   Model& model_;
   const PipelineOptions& options_;
   PipelineResult result_;
-  std::unique_ptr<Model> original_;  // weights shared with model_
   int index_ = 0, count_ = 0;
   std::uint64_t before_ = 0;
   bool types_stale_ = false, schemas_hold_ = false;

@@ -56,8 +56,6 @@ class PassContext {
   std::uint64_t seed = 0;
   // Data to calibrate on, with the model's inputs; null when the user gave none.
   const Dataset* calibration = nullptr;
-  // The model as it was before the first pass (the teacher of healing passes); null outside of a pipeline.
-  const Model* original = nullptr;
   // Share of the pass that is done, 0..1, for passes that take their time; may be empty.
   std::function<void(double done)> progress;
 

@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <set>
+
+#include "ir/dead_nodes.h"
 
 namespace onnxfold {
 namespace {
@@ -46,18 +47,6 @@ Result<Feeds> feeds_of(const Model& model, const Feeds& data, const Taps* record
 }
 
 }  // namespace
-
-void erase_dead_nodes(Graph& graph) {
-  std::vector<Node*> nodes = graph.nodes();
-  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-    const bool read = std::any_of((*it)->outputs().begin(), (*it)->outputs().end(),
-                                  [](const Value* output) { return output != nullptr && !output->uses().empty(); });
-    if (!read) graph.erase(**it);
-  }
-  for (Value* value : graph.initializers()) {
-    if (value->uses().empty() && !value->is_graph_input()) graph.erase(*value);
-  }
-}
 
 Result<std::unique_ptr<Model>> model_part(const Model& model, const std::vector<std::string>& inputs,
                                           const std::vector<std::string>& outputs) {

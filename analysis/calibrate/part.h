@@ -21,10 +21,6 @@ namespace onnxfold {
 Result<std::unique_ptr<Model>> model_part(const Model& model, const std::vector<std::string>& inputs,
                                           const std::vector<std::string>& outputs);
 
-// Erases, last to first, the nodes none of whose outputs are read, and initializers that nothing reads. Graph outputs
-// stay.
-void erase_dead_nodes(Graph& graph);
-
 // Values of a model, batch by batch.
 struct Recording {
   std::vector<Taps> batches;

@@ -1,19 +1,14 @@
 // f(x) with every output unused => nothing; an initializer without use => nothing; an uncalled function => nothing.
 //
 // Exact. Graph inputs stay: they are the model's interface. Unread outputs of a node that is otherwise needed stay too.
-#include <algorithm>
 #include <set>
 #include <tuple>
 
+#include "ir/dead_nodes.h"
 #include "passes/pass.h"
 
 namespace onnxfold {
 namespace {
-
-bool unused(const Node& node) {
-  return std::all_of(node.outputs().begin(), node.outputs().end(),
-                     [](const Value* output) { return output == nullptr || output->uses().empty(); });
-}
 
 using FunctionKey = std::tuple<std::string, std::string, std::string>;
 
@@ -48,18 +43,7 @@ bool remove_unused_functions(Model& model) {
 class RemoveDeadNodes final : public Pass {
  public:
   Result<bool> run(Graph& graph, PassContext& context) override {
-    bool changed = false;
-    const std::vector<Node*> nodes = graph.nodes();
-    for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-      if (!unused(**it)) continue;
-      graph.erase(**it);
-      changed = true;
-    }
-    for (Value* value : graph.initializers()) {
-      if (!value->uses().empty() || value->is_graph_input()) continue;
-      graph.erase(*value);
-      changed = true;
-    }
+    bool changed = erase_dead_nodes(graph);
     if (&graph == &context.model().graph() && remove_unused_functions(context.model())) changed = true;
     return changed;
   }

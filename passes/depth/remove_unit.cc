@@ -1,9 +1,8 @@
 #include "passes/depth/remove_unit.h"
 
-#include <algorithm>
 #include <set>
 
-#include "analysis/calibrate/part.h"
+#include "ir/dead_nodes.h"
 
 namespace onnxfold {
 

@@ -5,9 +5,11 @@
 #include <set>
 
 #include "analysis/algebra/ridge.h"
+#include "analysis/calibrate/refit.h"
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/linear.h"
+#include "ir/dead_nodes.h"
 #include "passes/merge/repair.h"
 
 namespace onnxfold {
@@ -19,13 +21,7 @@ Result<std::unique_ptr<Model>> up_to(const Model& model, const std::vector<std::
   Graph& graph = copy->graph();
   while (!graph.outputs().empty()) graph.remove_output(graph.outputs().size() - 1);
   for (const std::string& name : values) graph.add_output(*graph.find(name));
-  std::vector<Node*> nodes = graph.nodes();
-  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
-    const auto& outputs = (*node)->outputs();
-    const bool used = std::any_of(outputs.begin(), outputs.end(),
-                                  [](const Value* value) { return value != nullptr && !value->uses().empty(); });
-    if (!used) graph.erase(**node);
-  }
+  erase_dead_nodes(graph);
   graph.purge();
   return copy;
 }
@@ -41,15 +37,6 @@ struct Stage {
 struct Join {
   std::string sum, other;  // values of the merged model
 };
-
-Matrix with_ones(const Matrix& rows) {
-  Matrix result(rows.rows, rows.cols + 1);
-  for (std::int64_t i = 0; i < rows.rows; ++i) {
-    std::copy_n(rows.data.begin() + i * rows.cols, rows.cols, result.data.begin() + i * result.cols);
-    result.at(i, rows.cols) = 1;
-  }
-  return result;
-}
 
 class Repair {
  public:

@@ -242,7 +242,6 @@ WeightOptions weight_options(const PassOptions& options) {
   made.gather = options.flag("gather");
   const std::string& others = options.text("others");
   made.other_bits = others == "bits" ? made.format.bits : others == "8" ? 8 : 0;
-  made.requantize = options.flag("requantize");
   made.accuracy_level = options.integer("accuracy-level");
   made.min_elements = options.integer("min-elements");
   made.include = options.patterns("include");

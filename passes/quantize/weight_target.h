@@ -17,7 +17,6 @@ struct WeightOptions {
   bool standard = false;  // DequantizeLinear in front of the operator instead of com.microsoft operators
   bool gather = true;
   int other_bits = 0;  // of weights without fast low-bit form (WeightUse::kOther); 0: they stay in float
-  bool requantize = false;
   std::int64_t accuracy_level = 4;
   std::int64_t min_elements = 1024;
   std::vector<std::string> include, exclude;  // globs over names of weights and nodes
@@ -26,7 +25,7 @@ struct WeightOptions {
   Status check() const;
 };
 
-// Reads bits, block, symmetric, zero-points, scales, form, accuracy-level, gather, others, requantize, min-elements,
+// Reads bits, block, symmetric, zero-points, scales, form, accuracy-level, gather, others, min-elements,
 // include and exclude, as far as the pass has them.
 WeightOptions weight_options(const PassOptions& options);
 

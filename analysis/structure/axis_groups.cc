@@ -6,6 +6,7 @@
 #include <set>
 #include <string_view>
 
+#include "analysis/structure/axis_labels.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/linear.h"
 #include "analysis/structure/norm.h"
@@ -13,10 +14,6 @@
 
 namespace onnxfold {
 namespace {
-
-constexpr int kFixed = -1;  // label of an axis whose neurons may not move
-
-using Labels = std::vector<int>;  // one an axis
 
 template <std::size_t N>
 bool one_of(const Node& node, const std::array<std::string_view, N>& operators) {
@@ -34,21 +31,13 @@ constexpr std::array<std::string_view, 4> kPooling = {"MaxPool", "AveragePool", 
 constexpr std::array<std::string_view, 6> kReshaping = {"Reshape",   "Flatten", "Squeeze",
                                                         "Unsqueeze", "Expand",  "Slice"};
 
-std::vector<std::int64_t> dims_of(const Value& value) {
-  if (const Tensor* tensor = parameter(&value)) return tensor->dims();
-  std::vector<std::int64_t> dims;
-  if (!value.type().shape) return dims;
-  for (const Dim& dim : *value.type().shape) dims.push_back(dim.known() ? *dim.value : -1);
-  return dims;
-}
-
-class Walker {
+class Walker : private AxisLabels {
  public:
   explicit Walker(const Graph& graph) : graph_(graph) {}
 
   AxisGroups run() {
-    result_.attentions = find_attentions(graph_);
-    for (const Attention& attention : result_.attentions) skip_attention(attention);
+    attentions_ = find_attentions(graph_);
+    for (const Attention& attention : attentions_) skip_attention(attention);
     norms_ = find_norms(graph_);
     for (const Norm& norm : norms_) {
       for (const Node* node : norm.nodes) skipped_.insert(node);
@@ -57,74 +46,13 @@ class Walker {
     }
     for (const Node* node : graph_.nodes()) visit(*node);
     for (const Value* output : graph_.outputs()) fix(*output);
-    return finish();
+    AxisGroups result;
+    result.groups = groups();
+    result.attentions = std::move(attentions_);
+    return result;
   }
 
  private:
-  // ---- union-find over labels ----
-  int fresh(std::int64_t size) {
-    parents_.push_back(static_cast<int>(parents_.size()));
-    flags_.push_back({size, false, false, false});
-    return parents_.back();
-  }
-  int root(int label) {
-    while (parents_[static_cast<std::size_t>(label)] != label) label = parents_[static_cast<std::size_t>(label)];
-    return label;
-  }
-  struct Flags {
-    std::int64_t size;
-    bool fixed, pointwise, centred;
-  };
-  Flags& flags(int label) { return flags_[static_cast<std::size_t>(root(label))]; }
-  void fix_label(int label) {
-    if (label != kFixed) flags(label).fixed = true;
-  }
-  void pointwise(const Labels& labels) {
-    for (const int label : labels) {
-      if (label != kFixed) flags(label).pointwise = true;
-    }
-  }
-  int join(int a, int b) {
-    if (a == kFixed || b == kFixed) {
-      fix_label(a);
-      fix_label(b);
-      return kFixed;
-    }
-    a = root(a);
-    b = root(b);
-    if (a == b) return a;
-    if (a > b) std::swap(a, b);
-    Flags& x = flags_[static_cast<std::size_t>(a)];
-    const Flags& y = flags_[static_cast<std::size_t>(b)];
-    x.fixed = x.fixed || y.fixed || x.size != y.size;
-    x.pointwise = x.pointwise || y.pointwise;
-    x.centred = x.centred || y.centred;
-    parents_[static_cast<std::size_t>(b)] = a;
-    return a;
-  }
-
-  // ---- labels of values ----
-  Labels& labels(const Value& value) {
-    const auto known = labels_.find(&value);
-    if (known != labels_.end()) return known->second;
-    Labels made;
-    const Tensor* tensor = parameter(&value);
-    if (tensor != nullptr && is_float(tensor->dtype())) {
-      for (const std::int64_t dim : tensor->dims()) made.push_back(dim > 1 ? fresh(dim) : kFixed);
-      order_.push_back(&value);
-    } else {
-      made.assign(dims_of(value).size(), kFixed);
-    }
-    return labels_[&value] = std::move(made);
-  }
-  void fix(const Value& value) {
-    for (const int label : labels(value)) fix_label(label);
-  }
-  void set(const Value* value, Labels made) {
-    if (value == nullptr) return;
-    made.resize(dims_of(*value).size(), kFixed);
-    if (labels_.emplace(value, std::move(made)).second) order_.push_back(value);
-  }
   void give_up(const Node& node) {
     for (const Value* input : node.inputs()) {
       if (input != nullptr) fix(*input);
@@ -187,7 +115,7 @@ class Walker {
       label = join(label, own.back());
       if (vector == norm.gain && !uniform(*vector)) pointwise({label});
     }
-    if (label != kFixed && norm.kind == Norm::Kind::kLayer) flags(label).centred = true;
+    if (norm.kind == Norm::Kind::kLayer) centred(label);
     Labels to = from;
     to.back() = label;
     set(norm.output, to);
@@ -226,14 +154,6 @@ class Walker {
     }
     set(linear.product->output(), std::move(to));
     // A Transpose between constant and product has been passed already and said nothing of the constant's axes.
-  }
-  // One element stands for all channels: it moves with any of them.
-  void join_if_sized(int small, int label) {
-    if (small != kFixed) {
-      join(small, label);
-    } else if (label != kFixed) {
-      flags(label).pointwise = true;
-    }
   }
 
   void visit_packed(const Attention& attention) {
@@ -311,7 +231,7 @@ class Walker {
     // A sum of equals is linear; a product with one number too. All else acts on each channel by itself.
     for (std::size_t axis = 0; axis < rank; ++axis) {
       const bool factor = (node.is("Mul") || node.is("Div")) && one_number(node);
-      if (to[axis] != kFixed && !factor && (!sum || spread[axis])) flags(to[axis]).pointwise = true;
+      if (!factor && (!sum || spread[axis])) pointwise({to[axis]});
     }
     set(node.output(), std::move(to));
   }
@@ -446,41 +366,12 @@ class Walker {
     set(node.output(), std::move(to));
   }
 
-  AxisGroups finish() {
-    std::map<int, std::size_t> place;
-    for (const bool constants : {true, false}) {
-      for (const Value* value : order_) {
-        if ((parameter(value) != nullptr) != constants) continue;
-        const Labels& own = labels_.at(value);
-        for (std::size_t axis = 0; axis < own.size(); ++axis) {
-          if (own[axis] == kFixed || flags(own[axis]).fixed) continue;
-          const int label = root(own[axis]);
-          if (constants && place.emplace(label, result_.groups.size()).second) {
-            const Flags& flag = flags(label);
-            result_.groups.push_back({flag.size, flag.pointwise, flag.centred, {}, {}});
-          }
-          const auto found = place.find(label);
-          if (found == place.end()) continue;
-          AxisGroup& group = result_.groups[found->second];
-          (constants ? group.constants : group.values).push_back({const_cast<Value*>(value), static_cast<int>(axis)});
-        }
-      }
-    }
-    // An axis that only one place has leads nowhere: it was not understood.
-    std::erase_if(result_.groups, [](const AxisGroup& group) { return group.constants.size() < 2; });
-    return std::move(result_);
-  }
-
   const Graph& graph_;
-  AxisGroups result_;
+  std::vector<Attention> attentions_;
   std::vector<Norm> norms_;
   std::map<const Node*, const Norm*> norm_of_;
   std::map<const Node*, const Attention*> packed_;
   std::set<const Node*> skipped_, inputs_of_heads_, outputs_of_heads_;
-  std::map<const Value*, Labels> labels_;
-  std::vector<const Value*> order_;
-  std::vector<int> parents_;
-  std::vector<Flags> flags_;
 };
 
 }  // namespace

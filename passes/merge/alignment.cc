@@ -6,13 +6,13 @@
 #include <cmath>
 #include <set>
 
+#include "analysis/algebra/assignment.h"
+#include "analysis/algebra/orthogonal.h"
+#include "analysis/align/axis_map.h"
+#include "analysis/align/heads.h"
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
-#include "passes/merge/assignment.h"
-#include "passes/merge/axis_map.h"
-#include "passes/merge/heads.h"
-#include "passes/merge/orthogonal.h"
 
 namespace onnxfold {
 namespace {

@@ -5,13 +5,13 @@
 #include <cmath>
 #include <random>
 
+#include "analysis/algebra/assignment.h"
+#include "analysis/algebra/orthogonal.h"
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
 #include "formats/onnx/onnx_file.h"
 #include "passes/merge/alignment.h"
-#include "passes/merge/assignment.h"
 #include "passes/merge/method.h"
-#include "passes/merge/orthogonal.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 

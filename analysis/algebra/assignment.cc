@@ -1,4 +1,4 @@
-#include "passes/merge/assignment.h"
+#include "analysis/algebra/assignment.h"
 
 #include <limits>
 

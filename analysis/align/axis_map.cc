@@ -1,4 +1,4 @@
-#include "passes/merge/axis_map.h"
+#include "analysis/align/axis_map.h"
 
 #include <fmt/format.h>
 

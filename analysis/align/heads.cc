@@ -1,9 +1,9 @@
-#include "passes/merge/heads.h"
+#include "analysis/align/heads.h"
 
 #include <algorithm>
 
-#include "passes/merge/assignment.h"
-#include "passes/merge/orthogonal.h"
+#include "analysis/algebra/assignment.h"
+#include "analysis/algebra/orthogonal.h"
 
 namespace onnxfold {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "analysis/align/axis_map.h"
 #include "analysis/structure/attention.h"
-#include "passes/merge/axis_map.h"
 
 namespace onnxfold {
 

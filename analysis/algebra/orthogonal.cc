@@ -1,4 +1,4 @@
-#include "passes/merge/orthogonal.h"
+#include "analysis/algebra/orthogonal.h"
 
 #include <algorithm>
 #include <cmath>

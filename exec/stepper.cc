@@ -15,17 +15,18 @@
 namespace onnxfold {
 
 struct Stepper::State {
-  explicit State(const Model& owner) : model(owner), constants(Precision::kFloat32) {}
+  explicit State(const Model& owner) : model(owner), constants(std::make_shared<ConstantCache>(Precision::kFloat32)) {}
 
   const Model& model;
-  mutable ConstantCache constants;
-  std::unique_ptr<GraphPlan> plan;
+  std::shared_ptr<ConstantCache> constants;  // shared between forks, like the plan
+  std::shared_ptr<const GraphPlan> plan;
   std::vector<Runner::Frame> frames;                     // by batch
   std::unordered_map<const Node*, std::size_t> step_of;  // looked up only
   std::vector<bool> uniform;           // by step: computed from constants alone, the same for every batch
   std::vector<std::size_t> last_read;  // by slot: the last step that reads it
   std::map<int, Datum> replaced;       // by slot, until nothing reads it any more
   std::size_t next = 0;
+  bool fork = false;  // of one that lives on and soon wants the memory again
 
   void find_uniform_steps();
   void find_last_reads();
@@ -76,7 +77,7 @@ void Stepper::State::put_replaced(const Step& step, Runner::Frame& frame) const 
 Status Stepper::State::run_batch(std::size_t batch, std::size_t end, std::map<int, Datum>& shared) {
   Runner::Frame& frame = frames[batch];
   for (const auto& [slot, datum] : replaced) frame[static_cast<std::size_t>(slot)] = datum;
-  Runner runner(&model, Precision::kFloat32, constants);
+  Runner runner(&model, Precision::kFloat32, *constants);
   for (std::size_t i = next; i < end; ++i) {
     const Step& step = plan->steps[i];
     if (uniform[i] && batch > 0) {
@@ -100,7 +101,9 @@ Status Stepper::State::run_batch(std::size_t batch, std::size_t end, std::map<in
 }
 
 Stepper::Stepper(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Stepper::~Stepper() { release_pooled_memory(); }
+Stepper::~Stepper() {
+  if (!state_->fork) release_pooled_memory();
+}
 
 Result<std::unique_ptr<Stepper>> Stepper::create(const Model& model, const std::vector<Feeds>& batches) {
   auto state = std::make_unique<State>(model);
@@ -150,7 +153,7 @@ Result<Datum> Stepper::value(std::size_t batch, const Value& value) const {
   if (const auto replaced = state_->replaced.find(found->second); replaced != state_->replaced.end()) {
     return replaced->second;
   }
-  if (state_->plan->constants[slot] != nullptr) return state_->constants.get(value);
+  if (state_->plan->constants[slot] != nullptr) return state_->constants->get(value);
   return state_->frames[batch][slot];
 }
 
@@ -166,6 +169,12 @@ Status Stepper::replace(const Value& value, const Datum& datum) {
     if (frame[slot].present()) frame[slot] = datum;
   }
   return {};
+}
+
+std::unique_ptr<Stepper> Stepper::fork() const {
+  auto state = std::make_unique<State>(*state_);
+  state->fork = true;
+  return std::unique_ptr<Stepper>(new Stepper(std::move(state)));
 }
 
 std::size_t Stepper::batches() const { return state_->frames.size(); }

@@ -29,6 +29,9 @@ class Stepper {
   // when the model has no such value.
   Status replace(const Value& value, const Datum& datum);
   std::size_t batches() const;
+  // A second one that stands where this one stands, to try something and throw it away: what was computed is shared,
+  // nothing is run again. Neither hears of what the other does from here on.
+  std::unique_ptr<Stepper> fork() const;
 
  private:
   struct State;

@@ -69,6 +69,7 @@ class Gptq final : public Pass {
     if (context.calibration == nullptr || context.calibration->batches.empty()) {
       return fail(Code::kInvalidArgument, "needs data to learn from: give --calibration FILE.npz, or use rtn-search");
     }
+    OF_TRY(weights_.check());
     if (graph.parent() == nullptr) OF_TRY(learn(graph, context));
     return rewriter_.run(graph, context, [this](const WeightTarget& target) { return blocks_of(target); });
   }
@@ -105,11 +106,15 @@ class Gptq final : public Pass {
       return weights;
     }
     const double damping = damping_for(group, moments, context);
-    OF_ASSIGN(const SweepInputs inputs,
-              sweep_inputs(moments.gram, group.targets.front()->format.length(moments.gram.rows), damping));
+    std::map<std::int64_t, SweepInputs> by_block;  // weights of one input may differ in the length of their blocks
     for (std::size_t i = 0; i < weights.size(); ++i) {
       const WeightTarget& target = *group.targets[i];
       if (!learned_.contains(key(target))) {
+        const std::int64_t block = target.format.length(moments.gram.rows);
+        if (!by_block.contains(block)) {
+          OF_ASSIGN(by_block[block], sweep_inputs(moments.gram, block, damping));
+        }
+        const SweepInputs& inputs = by_block.at(block);
         auto status = quantize(target, moments, moments.products[i], inputs, context);
         if (!status) return fail(status.error().in(fmt::format("weight '{}'", target.weight->name())));
       }

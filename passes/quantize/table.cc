@@ -56,9 +56,11 @@ constexpr OptionSpec kInclude{"include", kPatterns, "",
                               "Only weights whose name, or whose node's name, matches one of these globs (a;b)"};
 constexpr OptionSpec kExclude{"exclude", kPatterns, "",
                               "No weights whose name, or whose node's name, matches one of these globs (a;b)"};
+constexpr OptionSpec kFormats{"formats", kPatterns, "",
+                              "Formats of single weights, GLOB=BITS[/BLOCK][/sym|/asym] or GLOB=float (a=4/32;b=8)"};
 
-constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,   kAccuracyLevel,
-                                      kGather, kOthers, kMinElements, kInclude, kExclude};
+constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,    kAccuracyLevel,
+                                      kGather, kOthers, kMinElements, kInclude, kExclude, kFormats};
 
 constexpr OptionSpec kHqqOptions[] = {
     kBits,
@@ -72,7 +74,8 @@ constexpr OptionSpec kHqqOptions[] = {
     kOthers,
     kMinElements,
     kInclude,
-    kExclude};
+    kExclude,
+    kFormats};
 
 constexpr OptionSpec kGptqOptions[] = {
     kBits,
@@ -95,7 +98,8 @@ constexpr OptionSpec kGptqOptions[] = {
     kOthers,
     kMinElements,
     kInclude,
-    kExclude};
+    kExclude,
+    kFormats};
 
 constexpr OptionSpec kReduceRange{
     "reduce-range", kBool, "false",

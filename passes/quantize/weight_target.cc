@@ -80,10 +80,13 @@ class Finder {
   std::string product_refusal(const WeightTarget& target) const;
   std::string other_refusal(const WeightTarget& target) const;
   bool wanted(const WeightTarget& target) const;
+  const FormatRule* rule_of(const WeightTarget& target) const;
+  static bool matches(const std::string& pattern, const WeightTarget& target) {
+    return glob_match(pattern, target.weight->name()) || glob_match(pattern, target.node->name);
+  }
   static bool matches_any(const std::vector<std::string>& patterns, const WeightTarget& target) {
-    return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-      return glob_match(pattern, target.weight->name()) || glob_match(pattern, target.node->name);
-    });
+    return std::any_of(patterns.begin(), patterns.end(),
+                       [&](const std::string& pattern) { return matches(pattern, target); });
   }
 
   const WeightOptions& options_;
@@ -91,6 +94,12 @@ class Finder {
 
 bool Finder::wanted(const WeightTarget& target) const {
   return (options_.include.empty() || matches_any(options_.include, target)) && !matches_any(options_.exclude, target);
+}
+
+const FormatRule* Finder::rule_of(const WeightTarget& target) const {
+  const auto found = std::find_if(options_.rules.begin(), options_.rules.end(),
+                                  [&](const FormatRule& rule) { return matches(rule.pattern, target); });
+  return found == options_.rules.end() ? nullptr : &*found;
 }
 
 // The axis that the operator sums over; of convolutions the channels of one group. ConvTranspose sums over axis 0.
@@ -106,7 +115,8 @@ void Finder::lay_out(WeightTarget& target, bool transposed) const {
   const Node& node = *target.node;
   const Dims& dims = constant(target.weight)->dims();
   target.dims = transposed ? Dims{dims[1], dims[0]} : dims;
-  target.format = options_.format;
+  const FormatRule* rule = rule_of(target);
+  target.format = rule != nullptr && !rule->keep ? rule->apply(options_.format) : options_.format;
   const bool product = (node.is("MatMul") || node.is("Gemm")) && target.input == 1;
   if (dims.size() == 2 && (product || node.is("Gather"))) {
     target.use = node.is("Gather") ? WeightUse::kTable : WeightUse::kProduct;
@@ -118,7 +128,7 @@ void Finder::lay_out(WeightTarget& target, bool transposed) const {
   }
   target.use = WeightUse::kOther;
   target.format.float_zeros = false;
-  if (options_.other_bits != 0) target.format.bits = options_.other_bits;
+  if (options_.other_bits != 0 && rule == nullptr) target.format.bits = options_.other_bits;
   target.axis = summed_axis(target);
   target.shape = along(dims, target.axis);
   // Without blocks DequantizeLinear has one scale for each index of one axis: the first, for what lies row by row.
@@ -188,6 +198,8 @@ std::string Finder::refusal(const WeightTarget& target) const {
   std::string why = target.use == WeightUse::kOther ? other_refusal(target) : product_refusal(target);
   if (!why.empty()) return why;
   if (!wanted(target)) return "excluded by name";
+  if (const FormatRule* rule = rule_of(target); rule != nullptr && rule->keep)
+    return "kept in floating point by formats";
   if (tensor.size() < options_.min_elements) return fmt::format("fewer than {} elements", options_.min_elements);
   if (tensor.size() == 0) return "weight is empty";
   if (quantized_bytes(target, options_) >= tensor.nbytes()) {
@@ -214,11 +226,17 @@ std::string quantized_already(const Node& node) {
 }  // namespace
 
 Status WeightOptions::check() const {
+  if (bad_rules) return fail(*bad_rules);
   if ((format.block & (format.block - 1)) != 0) {
     return fail(Code::kInvalidArgument, fmt::format("block={} is no power of two", format.block));
   }
   if (format.scales == ScaleForm::kInt8 && format.block == 0) {
     return fail(Code::kInvalidArgument, "scales=int8 shares a number between the blocks of a row: give a block");
+  }
+  for (const FormatRule& rule : rules) {
+    if (!rule.keep && rule.apply(format).block == 0 && format.scales == ScaleForm::kInt8) {
+      return fail(Code::kInvalidArgument, "scales=int8 shares a number between the blocks of a row: give a block");
+    }
   }
   if (!format.float_zeros) return {};
   if (standard) return fail(Code::kInvalidArgument, "zero-points=float needs form=matmulnbits");
@@ -246,6 +264,12 @@ WeightOptions weight_options(const PassOptions& options) {
   made.min_elements = options.integer("min-elements");
   made.include = options.patterns("include");
   made.exclude = options.patterns("exclude");
+  auto rules = parse_format_rules(options.patterns("formats"));
+  if (rules) {
+    made.rules = std::move(*rules);
+  } else {
+    made.bad_rules = rules.error();
+  }
   return made;
 }
 

@@ -8,6 +8,7 @@
 #include "ir/graph.h"
 #include "passes/pass.h"
 #include "passes/quantize/blockwise.h"
+#include "passes/quantize/format_rules.h"
 
 namespace onnxfold {
 
@@ -20,13 +21,15 @@ struct WeightOptions {
   std::int64_t accuracy_level = 4;
   std::int64_t min_elements = 1024;
   std::vector<std::string> include, exclude;  // globs over names of weights and nodes
+  std::vector<FormatRule> rules;              // formats of some weights, in the place of `format`
+  std::optional<Error> bad_rules;             // what the text of the rules had wrong; check() says it
 
   // Errors: invalid_argument for combinations that no operator stores.
   Status check() const;
 };
 
 // Reads bits, block, symmetric, zero-points, scales, form, accuracy-level, gather, others, min-elements,
-// include and exclude, as far as the pass has them.
+// include, exclude and formats, as far as the pass has them.
 WeightOptions weight_options(const PassOptions& options);
 
 enum class WeightUse {

@@ -62,6 +62,24 @@ TEST(Stepper, AValueMayBeReplacedBeforeItIsComputed) {
   EXPECT_EQ(read(*s.stepper, 1, *s.model, "y"), (std::vector<double>{22, 42}));
 }
 
+TEST(Stepper, AForkGoesItsOwnWay) {
+  Stepping s;
+  ASSERT_TRUE(s.stepper->run_until(s.making("b")));
+  for (const double two : {100.0, 1000.0}) {
+    const auto fork = s.stepper->fork();
+    ASSERT_TRUE(fork->replace(*s.model->graph().find("two"), numbers({two})));
+    ASSERT_TRUE(fork->run_until(nullptr));
+    EXPECT_EQ(read(*fork, 0, *s.model, "y"), std::vector<double>{10 + two});
+    EXPECT_EQ(read(*fork, 1, *s.model, "y"), (std::vector<double>{100 + two, 200 + two}));
+  }
+  const auto late = s.stepper->fork();
+  ASSERT_TRUE(s.stepper->replace(*s.model->graph().find("a"), numbers({0})));
+  ASSERT_TRUE(s.stepper->run_until(nullptr));
+  EXPECT_EQ(read(*s.stepper, 0, *s.model, "y"), std::vector<double>{2});
+  ASSERT_TRUE(late->run_until(nullptr));
+  EXPECT_EQ(read(*late, 0, *s.model, "y"), std::vector<double>{12});
+}
+
 TEST(Stepper, InputsAreChecked) {
   const auto model = test::model_from_text(kModel);
   EXPECT_FALSE(Stepper::create(*model, {{{"z", numbers({1})}}}));

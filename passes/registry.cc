@@ -8,14 +8,15 @@ std::span<const PassInfo> depth_passes();
 std::span<const PassInfo> merge_passes();
 std::span<const PassInfo> quantize_passes();
 std::span<const PassInfo> reparam_passes();
+std::span<const PassInfo> tie_passes();
 std::span<const PassInfo> width_passes();
 
 namespace {
 
 std::vector<PassInfo> joined_tables() {
   std::vector<PassInfo> rows;
-  for (const auto& table :
-       {cleanup_passes(), reparam_passes(), merge_passes(), quantize_passes(), depth_passes(), width_passes()}) {
+  for (const auto& table : {cleanup_passes(), reparam_passes(), merge_passes(), quantize_passes(), depth_passes(),
+                            width_passes(), tie_passes()}) {
     rows.insert(rows.end(), table.begin(), table.end());
   }
   return rows;

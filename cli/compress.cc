@@ -29,6 +29,8 @@ Arguments compress_arguments() {
   arguments.flag("no-check", "write the result without comparing it with the original");
   arguments.flag("dry-run", "run the passes, predict size and memory, write nothing");
   arguments.flag("keep-failed", "keep a result that failed its gates as OUT.failed.onnx");
+  arguments.value("controls", "auto|yes|no",
+                  "beside a lossy result: what low rank and quantization cost at equal bytes (auto: if not too slow)");
   arguments.flag("bisect", "when the check fails, find the pass and the node that broke it");
   arguments.value("dump-after", "PASS|all", "print the model after this pass to stderr");
   add_gates(arguments);
@@ -91,6 +93,13 @@ Result<CompressOptions> compress_options(const Arguments& arguments, const Commo
   options.dry_run = arguments.has("dry-run");
   options.keep_failed = arguments.has("keep-failed");
   options.bisect = arguments.has("bisect");
+  const std::string controls = arguments.text("controls", "auto");
+  if (controls != "auto" && controls != "yes" && controls != "no") {
+    return fail(Code::kInvalidArgument, fmt::format("--controls: '{}' is none of auto, yes, no", controls));
+  }
+  options.controls = controls == "yes"  ? CompressOptions::Controls::kYes
+                     : controls == "no" ? CompressOptions::Controls::kNo
+                                        : CompressOptions::Controls::kAuto;
   OF_ASSIGN(options.save, saving_of(arguments));
   OF_TRY(set_dump(arguments, options));
   return options;

@@ -6,9 +6,11 @@
 #include <chrono>
 #include <filesystem>
 
+#include "analysis/compare/work.h"
 #include "converter/bisect.h"
 #include "converter/in_double.h"
 #include "converter/model_files.h"
+#include "passes/registry.h"
 
 namespace onnxfold {
 namespace {
@@ -47,9 +49,11 @@ class Job {
     report_.target.path = options_.target;
     report_.target.nodes = node_count(*after_);
     report_.target.weight_bytes = weight_bytes(*after_);
+    report_.source.parameters = count_parameters(*before_);
+    report_.target.parameters = count_parameters(*after_);
     OF_TRY(options_.dry_run ? predict() : check_and_save());
     report_.seconds = seconds_since(start_);
-    if (!options_.dry_run) report_.peak_memory_bytes = peak_memory_bytes();
+    if (!options_.dry_run && report_.peak_memory_bytes == 0) report_.peak_memory_bytes = peak_memory_bytes();
     return std::move(report_);
   }
 
@@ -134,8 +138,59 @@ class Job {
     }
     if (!proof) return fail(proof.error().in("check"));
     report_.proof = std::move(*proof);
+    if (report_.pipeline.exactness == Exactness::kLossy) OF_TRY(compare_at_equal_bytes());
     return {};
   }
+
+  // What the loss bought, and what other methods would have charged for it.
+  Status compare_at_equal_bytes() {
+    report_.peak_memory_bytes = peak_memory_bytes();
+    if (!data_->batches.empty()) {
+      const auto samples = std::max<std::int64_t>(1, data_->batch_sizes.front());
+      for (const auto& [model, facts] : {std::pair(before_.get(), &report_.source), {after_.get(), &report_.target}}) {
+        const auto macs = count_macs(*model, feeds_of_model(*model, data_->batches.front()));
+        if (macs && *macs) facts->macs = **macs / samples;
+      }
+    }
+    if (options_.controls == CompressOptions::Controls::kNo) return {};
+    EqualBytes table;
+    const std::string why = options_.controls == CompressOptions::Controls::kAuto ? why_no_controls() : "";
+    if (why.empty()) {
+      progress("comparing at equal bytes", -1);
+      EqualBytesOptions equal{report_.target.weight_bytes, calibration_ ? &*calibration_ : nullptr, options_.seed, {}};
+      equal.progress = [this](double done) { progress("comparing at equal bytes", done); };
+      auto controls = equal_bytes_controls(*before_, *data_, equal);
+      if (!controls) return fail(controls.error().in("controls at equal bytes (--controls no leaves them out)"));
+      table = std::move(*controls);
+      table.rows.insert(table.rows.begin(),
+                        equal_bytes_row("this result", report_.target.weight_bytes, report_.proof->comparison));
+    }
+    table.left_out = why;
+    report_.equal_bytes = std::move(table);
+    return {};
+  }
+
+  static Feeds feeds_of_model(const Model& model, const Feeds& data) {
+    Feeds feeds;
+    for (const Value* input : model.graph().inputs()) {
+      const auto found = data.find(input->name());
+      if (found != data.end()) feeds.insert(*found);
+    }
+    return feeds;
+  }
+
+  // Low rank takes the SVD of every weight: quantizing alone is done in less time than that.
+  std::string why_no_controls() const {
+    const bool only_quantized =
+        std::all_of(report_.pipeline.runs.begin(), report_.pipeline.runs.end(), [](const PassRun& run) {
+          const PassInfo* info = find_pass(run.pass);
+          return !run.changed || info->exactness != Exactness::kLossy || info->family == "quantize";
+        });
+    if (low_rank_work(*before_) <= (only_quantized ? kQuickWork : kWork)) return "";
+    return "this model takes long; --controls yes runs them";
+  }
+
+  static constexpr double kQuickWork = 5e8, kWork = 8e10;
 
   Result<Proof> prove_result() {
     if (!data_) {

@@ -21,7 +21,9 @@ struct CompressOptions {
   bool check = true;
   bool dry_run = false;      // run the passes, predict, write nothing, check nothing
   bool keep_failed = false;  // write a result that failed its gates as <target>.failed.onnx
-  bool bisect = false;       // after a failed check, name the first pass that breaks it
+  enum class Controls { kAuto, kYes, kNo };
+  Controls controls = Controls::kAuto;  // beside a lossy result: other methods at equal bytes; kAuto: if not too slow
+  bool bisect = false;                  // after a failed check, name the first pass that breaks it
   SaveOptions save;
   std::function<void(const std::string& phase, double done)> progress;  // done: 0..1, negative when unknown
   std::function<Status(const std::string& pass, const Model& model)> after_changed;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "converter/equal_bytes.h"
 #include "converter/pipeline.h"
 #include "converter/proof.h"
 
@@ -30,7 +31,9 @@ struct ModelFacts {
   std::int64_t bytes = 0;  // of the file and its external data
   std::int64_t external_bytes = 0, dead_bytes = 0;
   std::int64_t nodes = 0, weight_bytes = 0;
-  std::string xxh128;  // of the files' bytes; empty when there is no file
+  std::int64_t parameters = 0;       // see count_parameters
+  std::optional<std::int64_t> macs;  // of one sample of the data checked on; none: not known
+  std::string xxh128;                // of the files' bytes; empty when there is no file
 };
 
 // One model beside the ensemble of the parents.
@@ -67,8 +70,9 @@ struct Report {
   PipelineResult pipeline;
   std::vector<Coverage> coverage;
   std::optional<Proof> proof;
-  std::string not_checked;  // why there is no proof; empty when there is one
-  std::string culprit;      // what --bisect found
+  std::string not_checked;                // why there is no proof; empty when there is one
+  std::string culprit;                    // what --bisect found
+  std::optional<EqualBytes> equal_bytes;  // beside lossy results
   std::optional<MergeFacts> merge;
   double seconds = 0;
   std::int64_t peak_memory_bytes = 0;

@@ -97,6 +97,18 @@ std::string merge_section(const MergeFacts& merge) {
   return text;
 }
 
+std::string equal_bytes_section(const EqualBytes& table_of) {
+  if (!table_of.left_out.empty())
+    return "<p>Not compared at equal bytes: " + escape_markup(table_of.left_out) + "</p>\n";
+  std::vector<Row> rows;
+  for (const EqualBytesRow& row : table_of.rows) {
+    rows.push_back({row.method, bytes_text(row.weight_bytes), row.task ? fmt::format("{:.4g}", *row.task) : "",
+                    row.kl ? fmt::format("{:.3g}", *row.kl) : "",
+                    row.not_done.empty() ? fmt::format("{:.3g}", row.rel_l2) : row.not_done});
+  }
+  return "<h2>At equal bytes</h2>\n" + table({"method", "weights", table_of.task, "KL", "relative error"}, rows);
+}
+
 }  // namespace
 
 std::string report_html(const Report& report) {
@@ -106,6 +118,7 @@ std::string report_html(const Report& report) {
   body += size_bars(report);
   if (report.merge) body += merge_section(*report.merge);
   if (!report.coverage.empty()) body += coverage_section(report);
+  if (report.equal_bytes) body += equal_bytes_section(*report.equal_bytes);
   body += check_section(report) + pass_section(report);
   body += fmt::format("<p>{:.2f} s, peak memory {}, onnxfold {}</p>\n", report.seconds,
                       bytes_text(report.peak_memory_bytes), version());

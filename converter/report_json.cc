@@ -20,6 +20,8 @@ Json facts(const ModelFacts& model) {
           {"dead_bytes", model.dead_bytes},
           {"nodes", model.nodes},
           {"weight_bytes", model.weight_bytes},
+          {"parameters", model.parameters},
+          {"macs", model.macs ? Json(*model.macs) : Json(nullptr)},
           {"xxh128", model.xxh128.empty() ? Json(nullptr) : Json(model.xxh128)}};
 }
 
@@ -143,6 +145,25 @@ Json merge(const Report& report) {
           {"notes", facts_of_merge.notes},    {"verdict", facts_of_merge.verdict}, {"worse", facts_of_merge.worse}};
 }
 
+Json equal_bytes(const Report& report) {
+  if (!report.equal_bytes) return nullptr;
+  Json rows = Json::array();
+  for (const EqualBytesRow& row : report.equal_bytes->rows) {
+    const bool done = row.not_done.empty();
+    rows.push_back({{"method", row.method},
+                    {"weight_bytes", row.weight_bytes},
+                    {"task", number(row.task)},
+                    {"kl", number(row.kl)},
+                    {"rel_l2", done ? number(row.rel_l2) : Json(nullptr)},
+                    {"not_done", row.not_done}});
+  }
+  return {{"task", report.equal_bytes->task},
+          {"data", report.equal_bytes->data},
+          {"left_out", report.equal_bytes->left_out},
+          {"seconds", report.equal_bytes->seconds},
+          {"rows", std::move(rows)}};
+}
+
 }  // namespace
 
 std::string report_json(const Report& report) {
@@ -161,6 +182,7 @@ std::string report_json(const Report& report) {
                      {"remarks", remarks(report)},
                      {"check", check(report)},
                      {"culprit", report.culprit},
+                     {"equal_bytes", equal_bytes(report)},
                      {"merge", merge(report)},
                      {"seconds", report.seconds},
                      {"peak_memory_bytes", report.peak_memory_bytes}};

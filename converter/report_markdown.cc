@@ -59,6 +59,20 @@ std::string merge_table(const MergeFacts& merge) {
   return text + fmt::format("\n{}{}\n", merge.worse ? "**Warning**: " : "", merge.verdict);
 }
 
+std::string equal_bytes_table(const EqualBytes& table) {
+  if (!table.left_out.empty()) return fmt::format("\nNot compared at equal bytes: {}\n", table.left_out);
+  std::string text = fmt::format("\n| at equal bytes | weights | {} | KL | relative error |\n",
+                                 table.task.empty() ? "task" : table.task);
+  text += "| --- | --- | --- | --- | --- |\n";
+  for (const EqualBytesRow& row : table.rows) {
+    const bool done = row.not_done.empty();
+    text += fmt::format("| {} | {} | {} | {} | {} |\n", cell(row.method), bytes_text(row.weight_bytes),
+                        row.task ? fmt::format("{:.4g}", *row.task) : "", row.kl ? fmt::format("{:.3g}", *row.kl) : "",
+                        done ? fmt::format("{:.3g}", row.rel_l2) : cell(row.not_done));
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string report_markdown(const Report& report) {
@@ -67,9 +81,16 @@ std::string report_markdown(const Report& report) {
   text += "\n| | before | after |\n| --- | --- | --- |\n";
   text += fmt::format("| size | {} | {} |\n", bytes_text(report.source.bytes), bytes_text(report.target.bytes));
   text += fmt::format("| nodes | {} | {} |\n", report.source.nodes, report.target.nodes);
+  if (report.source.parameters != report.target.parameters) {
+    text += fmt::format("| parameters | {} | {} |\n", report.source.parameters, report.target.parameters);
+  }
+  if (report.source.macs && report.target.macs) {
+    text += fmt::format("| MACs a sample | {} | {} |\n", *report.source.macs, *report.target.macs);
+  }
   if (report.merge) text += merge_table(*report.merge);
   if (!report.coverage.empty()) text += coverage_table(report);
   text += report.proof ? check_tables(*report.proof) : fmt::format("\n**Not checked**: {}\n", report.not_checked);
+  if (report.equal_bytes) text += equal_bytes_table(*report.equal_bytes);
   return text + fmt::format("\n{:.2f} s, peak memory {}\n", report.seconds, bytes_text(report.peak_memory_bytes));
 }
 

@@ -118,6 +118,34 @@ void pass_rows(std::string& text, const Report& report) {
   }
 }
 
+std::string count_text(std::int64_t count) {
+  const auto number = static_cast<double>(count);
+  if (count >= 1000000000) return fmt::format("{:.2f} G", number / 1e9);
+  if (count >= 1000000) return fmt::format("{:.2f} M", number / 1e6);
+  return count >= 1000 ? fmt::format("{:.1f} k", number / 1e3) : fmt::format("{}", count);
+}
+
+void equal_bytes_rows(std::string& text, const EqualBytes& table) {
+  if (!table.left_out.empty()) {
+    row(text, "equal bytes", "not compared with low rank and quantization: " + table.left_out);
+    return;
+  }
+  const std::string task = table.task == "accuracy" ? "accuracy" : table.task;
+  row(text, "equal bytes", fmt::format("{:<38}{:>10}{:>16}{:>11}{:>11}", "method", "weights", task, "KL", "error"));
+  for (const EqualBytesRow& each : table.rows) {
+    if (!each.not_done.empty()) {
+      row(text, "", fmt::format("{:<38}{:>10}  {}", each.method, bytes_text(each.weight_bytes), each.not_done));
+      continue;
+    }
+    const std::string metric = !each.task                 ? ""
+                               : table.task == "accuracy" ? fmt::format("{:.2f} %", 100 * *each.task)
+                                                          : fmt::format("{:.4g}", *each.task);
+    row(text, "",
+        fmt::format("{:<38}{:>10}{:>16}{:>11}{:>11.3g}", each.method, bytes_text(each.weight_bytes), metric,
+                    each.kl ? fmt::format("{:.3g}", *each.kl) : "", each.rel_l2));
+  }
+}
+
 void merge_rows(std::string& text, const Report& report, bool verbose) {
   const MergeFacts& merge = *report.merge;
   row(text, "method", merge.method);
@@ -153,6 +181,14 @@ std::string report_text(const Report& report, bool verbose) {
         fmt::format("{} -> {}{}{}", bytes_text(report.source.bytes), report.predicted ? "about " : "",
                     unwritten ? "not written" : bytes_text(report.target.bytes), factor(report)));
     row(text, "nodes", fmt::format("{} -> {}", report.source.nodes, report.target.nodes));
+    if (report.source.parameters != report.target.parameters) {
+      row(text, "parameters",
+          fmt::format("{} -> {}", count_text(report.source.parameters), count_text(report.target.parameters)));
+    }
+    if (report.source.macs && report.target.macs) {
+      row(text, "MACs",
+          fmt::format("{} -> {} a sample", count_text(*report.source.macs), count_text(*report.target.macs)));
+    }
     if (report.source.dead_bytes > 0) {
       row(text, "dead bytes", bytes_text(report.source.dead_bytes) + " of the input's external data, not copied");
     }
@@ -160,6 +196,7 @@ std::string report_text(const Report& report, bool verbose) {
     coverage_rows(text, report);
   }
   if (!report.merge || report.proof) check_rows(text, report, verbose);
+  if (report.equal_bytes) equal_bytes_rows(text, *report.equal_bytes);
   if (!report.culprit.empty()) row(text, "bisect", report.culprit);
   row(text, "time",
       fmt::format("{:.2f} s   peak memory {}{}", report.seconds, report.predicted ? "about " : "",

@@ -16,6 +16,7 @@
 #include "analysis/compare/damage.h"
 #include "analysis/heal/stream_refit.h"
 #include "analysis/structure/linear.h"
+#include "exec/parallel.h"
 #include "passes/pass.h"
 #include "passes/width/rank_budget.h"
 
@@ -127,21 +128,28 @@ class LowRankPass final : public Pass {
     } else {
       context.note(graph.name, "truncated SVD: without calibration data its error is several times that of whitening");
     }
-    std::vector<Target> targets;
-    for (const Linear& linear : linears) {
-      OF_ASSIGN(const Matrix weight, weight_matrix(linear));
-      const std::int64_t full = std::min(linear.in, linear.out);
-      Target target{linear.product->label(), linear.product->output()->name(), linear.in, linear.out, {}};
-      const auto found = statistics.find(linear.input->name());
-      const bool known = found != statistics.end() && found->second.gram.rows == linear.in;
-      if (known) {
-        OF_ASSIGN(target.full, whitened_low_rank(weight, found->second.gram, full));
-      } else {
-        target.full = low_rank(weight, full);
-      }
-      targets.push_back(std::move(target));
-    }
+    std::vector<Target> targets(linears.size());
+    std::vector<Status> done(linears.size());
+    parallel_for(static_cast<std::int64_t>(linears.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+        done[i] = decompose_one(linears[i], statistics, targets[i]);
+    });
+    for (const Status& status : done) OF_TRY(status);
     return targets;
+  }
+
+  static Status decompose_one(const Linear& linear, const std::map<std::string, ValueStatistics>& statistics,
+                              Target& target) {
+    OF_ASSIGN(const Matrix weight, weight_matrix(linear));
+    const std::int64_t full = std::min(linear.in, linear.out);
+    target = {linear.product->label(), linear.product->output()->name(), linear.in, linear.out, {}};
+    const auto found = statistics.find(linear.input->name());
+    if (found != statistics.end() && found->second.gram.rows == linear.in) {
+      OF_ASSIGN(target.full, whitened_low_rank(weight, found->second.gram, full));
+    } else {
+      target.full = low_rank(weight, full);
+    }
+    return {};
   }
 
   std::int64_t budget_of(const Graph& graph, const std::vector<Target>& targets) const {

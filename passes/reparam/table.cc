@@ -9,6 +9,7 @@ std::unique_ptr<Pass> make_expand_activation(const PassOptions&);
 std::unique_ptr<Pass> make_expand_attention(const PassOptions&);
 std::unique_ptr<Pass> make_expand_linear(const PassOptions&);
 std::unique_ptr<Pass> make_expand_norm(const PassOptions&);
+std::unique_ptr<Pass> make_fold_channel_border(const PassOptions&);
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
 std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
@@ -105,6 +106,12 @@ constexpr PassInfo kPasses[] = {
      "Makes one dense term of feed-forward channels that skip the activation (RePaViT)",
      {},
      make_fold_idle_channels},
+    {"fold-channel-border",
+     "reparam",
+     kRounding,
+     "Makes padding of a border that holds the bias of the convolution before it (DBB)",
+     {},
+     make_fold_channel_border},
     {"fold-input-affine",
      "reparam",
      kRounding,

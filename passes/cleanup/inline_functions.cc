@@ -4,7 +4,7 @@
 // does stays, with a remark: its body would mean something else there. Domains that only functions import are added to
 // the model. Exact.
 #include "ir/instantiate.h"
-#include "passes/cleanup/inline_graph.h"
+#include "passes/inline_graph.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 

@@ -1,7 +1,7 @@
 // If(constant){then}{else} => the body of the branch that is taken
 //
 // Exact. Captured values stand for themselves.
-#include "passes/cleanup/inline_graph.h"
+#include "passes/inline_graph.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 

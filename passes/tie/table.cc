@@ -3,7 +3,9 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_roll_layers(const PassOptions&);
 std::unique_ptr<Pass> make_tie_layers(const PassOptions&);
+std::unique_ptr<Pass> make_unroll_layers(const PassOptions&);
 
 namespace {
 
@@ -19,9 +21,24 @@ constexpr OptionSpec kTieLayersOptions[] = {
     {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
 };
 
+constexpr OptionSpec kRollLayersOptions[] = {
+    {"form", kChoice, "auto",
+     "scan: Scan over what differs, Loop where nothing does; loop: Loop and Gather by the turn; auto: scan",
+     "auto|scan|loop"},
+    {"min-blocks", kInt, "2", "Shorter runs stay as they are", "2.."},
+    {"blocks-in-body", kInt, "0", "Blocks to a turn; 0: one, or the period with which weights repeat", "0.."},
+};
+constexpr OptionSpec kUnrollLayersOptions[] = {
+    {"max-nodes", kInt, "100000", "Loops that would make more nodes stay", "1.."},
+};
+
 constexpr PassInfo kPasses[] = {
+    {"roll-layers", "tie", kExact, "Makes one Loop or Scan of runs of equal blocks", kRollLayersOptions,
+     make_roll_layers},
     {"tie-layers", "tie", kLossy, "Makes layers share their weights (recursive transformers)", kTieLayersOptions,
      make_tie_layers},
+    {"unroll-layers", "tie", kExact, "Writes out loops with a known number of turns", kUnrollLayersOptions,
+     make_unroll_layers},
 };
 
 }  // namespace

@@ -1,11 +1,9 @@
-#include "passes/cleanup/inline_graph.h"
+#include "passes/inline_graph.h"
 
 #include "passes/rewrite.h"
 
 namespace onnxfold {
-namespace {
-
-Attribute copied(const Attribute& attribute, Graph& target, ValueMap& map) {
+Attribute cloned(const Attribute& attribute, Graph& target, ValueMap& map) {
   if (const auto* graph = std::get_if<std::unique_ptr<Graph>>(&attribute.value)) {
     Attribute copy(attribute.name, (*graph)->clone(&target, map));
     copy.doc_string = attribute.doc_string;
@@ -18,6 +16,8 @@ Attribute copied(const Attribute& attribute, Graph& target, ValueMap& map) {
   }
   return attribute.copy();
 }
+
+namespace {
 
 void copy_node(Graph& target, const Node& node, Node& before, ValueMap& map) {
   NodeSpec spec;
@@ -37,7 +37,7 @@ void copy_node(Graph& target, const Node& node, Node& before, ValueMap& map) {
     }
     spec.outputs.push_back(std::move(made));
   }
-  for (const Attribute& attribute : node.attributes()) spec.attributes.push_back(copied(attribute, target, map));
+  for (const Attribute& attribute : node.attributes()) spec.attributes.push_back(cloned(attribute, target, map));
   Node* copy = target.insert(std::move(spec), &before);
   copy->overload = node.overload;
   copy->doc_string = node.doc_string;
@@ -54,7 +54,10 @@ std::vector<Value*> inline_graph(Graph& target, const Graph& body, Node& before,
   for (Value* value : body.initializers()) {
     if (!map.contains(value)) map[value] = add_constant(target, *value->initializer(), value->name());
   }
-  for (const Node* node : body.nodes()) copy_node(target, *node, before, map);
+  for (const Node* node : body.nodes()) {
+    const bool known = node->is("Constant") && map.contains(node->output());
+    if (!known) copy_node(target, *node, before, map);
+  }
   std::vector<Value*> results;
   for (Value* output : body.outputs()) {
     const auto found = map.find(output);

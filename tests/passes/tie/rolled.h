@@ -1,0 +1,48 @@
+// Rolled and unrolled again: what every test of the two passes asks.
+#pragma once
+
+#include <gmock/gmock.h>
+
+#include <string>
+
+#include "tests/support/canonical_text.h"
+#include "tests/support/equivalence.h"
+#include "tests/support/rewrite_test.h"
+
+namespace onnxfold::test {
+
+inline const Node* loop_of(const Graph& graph) {
+  for (const Node* node : graph.nodes()) {
+    if (node->is("Loop") || node->is("Scan")) return node;
+  }
+  return nullptr;
+}
+
+// Bytes of all initializers of the main graph.
+inline std::int64_t weight_bytes(const Model& model) {
+  std::int64_t total = 0;
+  for (const Value* value : model.graph().initializers()) total += value->initializer()->nbytes();
+  return total;
+}
+
+// Rolls `text`, expects the same bits in both precisions, and the text again after unrolling. The rolled model.
+inline std::unique_ptr<Model> roll_and_back(const std::string& text, const OptionMap& options = {},
+                                            bool may_stay = false) {
+  const auto original = model_from_text(text);
+  EXPECT_TRUE(run_pass("remove-dead-nodes", *original));
+  auto rolled = original->clone();
+  const auto changed = run_pass("roll-layers", *rolled, options);
+  EXPECT_TRUE(changed) << (changed ? "" : changed.error().message);
+  if (may_stay && changed && !*changed) return rolled;
+  EXPECT_TRUE(changed && *changed) << "nothing was rolled in\n" << text;
+  for (const Precision precision : {Precision::kFloat32, Precision::kFloat64}) {
+    EXPECT_EQ(difference(*original, *rolled, precision, 0), "") << text;
+  }
+  const auto back = rolled->clone();
+  const auto unrolled = run_pass("unroll-layers", *back);
+  EXPECT_TRUE(unrolled && *unrolled) << (unrolled ? "" : unrolled.error().message);
+  EXPECT_EQ(canonical_text(*back), canonical_text(*original));
+  return rolled;
+}
+
+}  // namespace onnxfold::test

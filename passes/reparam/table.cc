@@ -115,7 +115,7 @@ constexpr PassInfo kPasses[] = {
     {"fold-input-affine",
      "reparam",
      kRounding,
-     "Folds BatchNormalization and its like into the Conv, ConvTranspose or Gemm after it",
+     "Folds BatchNormalization and its like into the Conv, ConvTranspose, Gemm or MatMul after it",
      {},
      make_fold_input_affine},
     {"fold-lora", "reparam", kRounding, "Folds low-rank adapters (LoRA branches) into the Linear beside them",

@@ -105,6 +105,66 @@ TEST(FoldInputAffine, KeepsNormalizedWeightOperand) {
       <double k = {2}, double[4, 3] w = {}> { a = Mul(x, k) b = Gemm(z, a) c = Mul(z, k) y = Gemm<transA = 1>(c, w) })");
 }
 
+const std::string kNormed = "a = BatchNormalization(x, g, h, m, v) ";
+const std::string kTokens = kNormed + "r = Reshape(a, s) t = Transpose<perm = [0, 2, 1]>(r) ";
+TEST(FoldInputAffine, NormalizationIntoTheProductOfTokens) {
+  const std::string weights = "int64[3] s = {0, 4, 30}, double[4, 7] w = {}" + kNorm;
+  expect_operators(kPass, net(kTokens + "y = MatMul(t, w)", weights, "double[N, 4, 6, 5]", "double[A, B, C]"),
+                   "Reshape Transpose MatMul Add");
+  expect_operators(kPass,
+                   net(kTokens + "p = MatMul(t, w) y = Add(b, p)", weights + ", double[7] b = {}", "double[2, 4, 6, 5]",
+                       "double[A, B, C]"),
+                   "Reshape Transpose MatMul Add");
+  // A factor alone needs no bias: two products without one.
+  expect_operators(
+      kPass,
+      net("a = Mul(x, k) r = Reshape(a, s) t = Transpose<perm = [0, 2, 1]>(r) "
+          "p = MatMul(t, w) q = MatMul(t, u) y = Add(p, q)",
+          weights + ", double[4, 7] u = {}, double[4, 1, 1] k = {}", "double[1, 4, 6, 5]", "double[A, B, C]"),
+      "Reshape Transpose MatMul MatMul Add", {});
+}
+TEST(FoldInputAffine, NormalizationIntoTheClassifierBehindAPool) {
+  const std::string weights = "double[4, 3] w = {}, double[3] b = {}" + kNorm;
+  const auto pooled = [&](const std::string& pool, const std::string& operators, const std::string& more = "") {
+    expect_operators(kPass,
+                     net(kNormed + pool + " y = Gemm(f, w, b)", weights + more, "double[N, 4, 6, 5]", "double[A, B]"),
+                     operators + " Gemm");
+  };
+  pooled("p = GlobalAveragePool(a) f = Flatten(p)", "GlobalAveragePool Flatten");
+  pooled("p = AveragePool<kernel_shape = [6, 5]>(a) f = Flatten(p)", "AveragePool Flatten");
+  pooled("f = ReduceMean<axes = [-1, 2], keepdims = 0>(a)", "ReduceMean");
+  pooled("p = ReduceMean<axes = [2, 3]>(a) f = Squeeze(p, q)", "ReduceMean Squeeze", ", int64[2] q = {3, 2}");
+}
+TEST(FoldInputAffine, IntoConvolutionsBehindAPool) {  // squeeze and excitation beside it keeps the normalization
+  const std::string weights = "double[2, 4, 1, 1] w = {}" + kNorm;
+  expect_operators(kPass, net(kNormed + "p = GlobalAveragePool(a) y = Conv(p, w)", weights), "GlobalAveragePool Conv");
+  expect_kept(kNormed + "p = GlobalAveragePool(a) c = Conv(p, w) d = Conv(c, u) y = Mul(a, d)",
+              weights + ", double[4, 2, 1, 1] u = {}");
+}
+TEST(FoldInputAffine, KeepsWhereChannelsAreNotWhole) {
+  const std::string weights = "double[4, 7] w = {}" + kNorm;
+  const auto kept = [&](const std::string& nodes, const std::string& more,
+                        const std::string& input = "double[2, 4, 6, 4]") {
+    expect_unchanged(kPass, net(kNormed + nodes, weights + more, input, "double[A, B, C]"));
+  };
+  kept("r = Reshape(a, s) y = MatMul(r, w)", ", int64[3] s = {2, 24, 4}");  // the last axis is no channel
+  kept("r = Reshape(a, s) t = Transpose<perm = [0, 2, 1]>(r) y = MatMul(t, w)", ", int64[3] s = {4, 4, 12}");
+  kept("f = ReduceMean<axes = [1], keepdims = 0>(a) y = MatMul(f, w)", "");
+  kept("f = ReduceMax<axes = [2], keepdims = 0>(a) t = Transpose<perm = [0, 2, 1]>(f) y = MatMul(t, w)", "");
+  kept(
+      "p = AveragePool<kernel_shape = [3, 4], pads = [1, 0, 1, 0], count_include_pad = 1>(a) q = Squeeze(p, s) "
+      "t = Transpose<perm = [0, 2, 1]>(q) y = MatMul(t, w)",
+      ", int64[1] s = {3}");
+}
+TEST(FoldInputAffine, KeepsWhereProductsWouldNeedBiases) {
+  expect_unchanged(kPass, net(kTokens + "p = MatMul(t, w) q = MatMul(t, u) y = Add(p, q)",
+                              "int64[3] s = {0, 4, 30}, double[4, 7] w = {}, double[4, 7] u = {}" + kNorm,
+                              "double[N, 4, 6, 5]", "double[A, B, C]"));
+  expect_unchanged(
+      kPass, net(kTokens + "p = MatMul(t, w) q = Relu(t) o = MatMul(q, w) y = Add(p, o)",
+                 "int64[3] s = {0, 4, 30}, double[4, 7] w = {}" + kNorm, "double[N, 4, 6, 5]", "double[A, B, C]"));
+}
+
 TEST(FoldInputAffine, KeepsTheHalfOfGelu) {  // the whole chain is one operator to a runtime
   const std::string constants =
       "double[4, 4, 1, 1] p = {}, double half = {0.5}, double one = {1}, double root = {1.4142135623730951}";

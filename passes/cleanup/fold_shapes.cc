@@ -1,6 +1,7 @@
 // Shape, Gather, Slice, Concat, Unsqueeze, Cast and integer arithmetic on dimensions => what is known of the result:
 //   all elements known                          => constant
 //   dimensions [a, b) of one value              => Shape<start = a, end = b>(value), opset 15
+//   elements of one of its inputs               => that input             Where(Equal(s, -1), 1, s) of sizes s
 //   Reshape(x, computed)                        => Reshape(x, constant)   with 0 where x has that dimension at that
 //   place Expand(x, computed)                         => Expand(x, constant)    with 1 where x has that dimension
 //   already
@@ -101,6 +102,11 @@ class FoldShapes final : public Pass {
       if (!replace_and_erase(graph, node, *made)) return false;
       graph.rename(*made, name);
       return true;
+    }
+    for (Value* input : node.inputs()) {
+      const Elements* given = input != nullptr && input->dtype() == output.dtype() ? elements.find(input) : nullptr;
+      if (given != nullptr && given->scalar == known->scalar && given->items == known->items)
+        return replace_and_erase(graph, node, *input);
     }
     if (node.is("Shape") || known->scalar || output.dtype() != DType::kInt64 || node.opset() < 15) return false;
     const auto place = dimensions.find(known->items);

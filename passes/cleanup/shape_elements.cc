@@ -47,9 +47,16 @@ std::optional<Element> compare(const std::string& op, const Element& a, const El
   }
   if (op != "Equal") return std::nullopt;
   if (a == b) return Element::of(1);
-  // A dimension is never negative: the -1 that exporters compare with is never found in a computed shape.
-  if ((a.dimension && b.number && *b.number < 0) || (b.dimension && a.number && *a.number < 0)) return Element::of(0);
+  // What is made of dimensions is rarely negative: the -1 that exporters compare with is not found in such a shape.
+  if ((a.not_negative && b.number && *b.number < 0) || (b.not_negative && a.number && *a.number < 0))
+    return Element::of(0);
   return std::nullopt;
+}
+
+bool not_negative(const Element& element) { return element.number ? *element.number >= 0 : element.not_negative; }
+
+bool keeps_sign(const std::string& op) {
+  return op == "Add" || op == "Mul" || op == "Div" || op == "Min" || op == "Max";
 }
 
 std::optional<Element> compute(const std::string& op, DType dtype, const Element& a, const Element& b) {
@@ -70,6 +77,7 @@ std::optional<Element> compute(const std::string& op, DType dtype, const Element
   if (!ordered && right < left) std::swap(left, right);
   Element result;
   result.name = op + "(" + left + "," + right + ")";
+  result.not_negative = keeps_sign(op) && not_negative(a) && not_negative(b);
   if (result.name.size() > kLongestName) return std::nullopt;
   return result;
 }
@@ -83,8 +91,8 @@ bool Elements::known() const {
 Element dimension_of(const Value& value, std::size_t axis) {
   const Dim& dim = (*value.type().shape)[axis];
   if (dim.known()) return Element::of(*dim.value);
-  if (!dim.value && !dim.symbol.empty()) return {std::nullopt, dim.symbol, true};
-  return {std::nullopt, value.name() + "@" + std::to_string(axis), true};
+  if (!dim.value && !dim.symbol.empty()) return {std::nullopt, dim.symbol, true, true};
+  return {std::nullopt, value.name() + "@" + std::to_string(axis), true, true};
 }
 
 void ShapeElements::visit(const Node& node) {

@@ -11,11 +11,12 @@
 namespace onnxfold {
 
 // One element: a number, or a name such that equal names are equal numbers in every run (a symbolic dimension, or an
-// expression of such). `dimension` says that it is a dimension as such, hence not negative.
+// expression of such). `dimension` says that it is a dimension as such, `not_negative` that it cannot be below 0 (a sum
+// of dimensions, say).
 struct Element {
   std::optional<std::int64_t> number;
   std::string name;
-  bool dimension = false;
+  bool dimension = false, not_negative = false;
 
   static Element of(std::int64_t number) { return {number, "", false}; }
   friend bool operator==(const Element& a, const Element& b) { return a.number == b.number && a.name == b.name; }

@@ -57,6 +57,28 @@ TEST(FoldShapes, KeepsAnInferenceBesideACopy) {
       s = Shape<end = 1>(x) c = Concat<axis = 0>(s, k) y = Reshape(x, c) })",
                  {}, {.equivalent = false, .reason = "random data is no target shape"});
 }
+// TorchScript's expand(n, 16, h + 2, 1): a -1 would mean "as it is".
+TEST(FoldShapes, DropsTheSearchForMinusOne) {
+  const std::string body = R"(s = Shape<start = 1>(x) a = Add(s, two) c = Concat<axis = 0>(n, a, one))";
+  const std::string nodes = R"( <int64[1] two = {2}, int64[1] one = {1}, int64[1] n = {3}, int64[3] ones = {1, 1, 1},
+      int64[3] minus = {-1, -1, -1}, float[3, 1, 1] v = {1, 2, 3}> { )";
+  expect_rewrite("fold-shapes",
+                 std::string(kHead) + "g (float[2, N] x) => (float[A, B, C] y)" + nodes + body +
+                     " e = Equal(c, minus) w = Where(e, ones, c) y = Expand(v, w) }",
+                 std::string(kHead) + R"(g (float[2, N] x) => (float[A, B, C] y)
+      <int64[1] two = {2}, int64[1] one = {1}, int64[1] n = {3}, float[3, 1, 1] v = {1, 2, 3}> { )" +
+                     body + " y = Expand(v, c) }");
+}
+TEST(FoldShapes, KeepsTheSearchWhereMinusOneMayBe) {
+  const auto kept = [](const std::string& size) {
+    expect_unchanged("fold-shapes", std::string(kHead) + R"(g (float[N] x, int64[1] k) => (float[A] y)
+      <int64[1] two = {2}, int64[1] ones = {1}, int64[1] minus = {-1}, float[1] v = {1}> { s = Shape(x) )" +
+                                        size + " e = Equal(c, minus) w = Where(e, ones, c) y = Expand(v, w) }");
+  };
+  kept("c = Sub(s, two)");  // -1 for one row
+  kept("a = Neg(s) c = Add(a, two)");
+  kept("c = Add(s, k)");
+}
 TEST(FoldShapes, KeepsGraphOutputs) {
   expect_unchanged("fold-shapes", std::string(kHead) + "g (float[2, 3] x) => (int64[2] y) { y = Shape(x) }");
 }

@@ -13,6 +13,7 @@ std::unique_ptr<Pass> make_fold_channel_border(const PassOptions&);
 std::unique_ptr<Pass> make_fold_input_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_lora(const PassOptions&);
 std::unique_ptr<Pass> make_fold_norm_affine(const PassOptions&);
+std::unique_ptr<Pass> make_fold_output_affine(const PassOptions&);
 std::unique_ptr<Pass> make_fold_value_bias(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_activation(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_attention(const PassOptions&);
@@ -123,6 +124,12 @@ constexpr PassInfo kPasses[] = {
     {"fold-norm-affine", "reparam", kRounding,
      "Folds gain and bias of LayerNorm and RMSNorm into the Linears that read it", kFoldNormAffineOptions,
      make_fold_norm_affine},
+    {"fold-output-affine",
+     "reparam",
+     kRounding,
+     "Folds BatchNormalization and its like into the MatMul or Gemm some moves of elements before it",
+     {},
+     make_fold_output_affine},
     {"fold-value-bias",
      "reparam",
      kRounding,

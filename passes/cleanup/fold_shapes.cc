@@ -1,6 +1,7 @@
 // Shape, Gather, Slice, Concat, Unsqueeze, Cast and integer arithmetic on dimensions => what is known of the result:
 //   all elements known                          => constant
 //   dimensions [a, b) of one value              => Shape<start = a, end = b>(value), opset 15
+//   dimensions and numbers chosen by a Where     => Concat of Shapes and constants, opset 15
 //   elements of one of its inputs               => that input             Where(Equal(s, -1), 1, s) of sizes s
 //   Reshape(x, computed)                        => Reshape(x, constant)   with 0 where x has that dimension at that
 //   place Expand(x, computed)                         => Expand(x, constant)    with 1 where x has that dimension
@@ -109,22 +110,62 @@ class FoldShapes final : public Pass {
         return replace_and_erase(graph, node, *input);
     }
     if (node.is("Shape") || known->scalar || output.dtype() != DType::kInt64 || node.opset() < 15) return false;
-    const auto place = dimensions.find(known->items);
-    if (!place) return false;
-    const auto [value, axis] = *place;
+    if (const auto place = dimensions.find(known->items)) {
+      Node& shape = add_shape(graph, node, *place, known->items.size(), {output.name(), output.type()});
+      shape.name = node.name;
+      elements.visit(shape);
+      return replace_and_erase(graph, node, *shape.output());
+    }
+    return node.is("Where") && fold_choice(graph, node, *known, elements, dimensions);
+  }
+
+  static Node& add_shape(Graph& graph, const Node& before, const std::pair<const Value*, std::size_t>& place,
+                         std::size_t count, OutputSpec output) {
+    const auto [value, axis] = place;
     std::vector<Attribute> attributes;
-    const std::size_t end = axis + known->items.size();
+    const std::size_t end = axis + count;
     if (axis != 0) attributes.emplace_back("start", static_cast<std::int64_t>(axis));
     if (end != value->type().shape->size()) attributes.emplace_back("end", static_cast<std::int64_t>(end));
-    Node* shape = graph.insert({.op_type = "Shape",
-                                .inputs = {const_cast<Value*>(value)},
-                                .outputs = {{output.name(), output.type()}},
-                                .attributes = std::move(attributes),
-                                .domain = "",
-                                .name = node.name},
-                               &node);
-    elements.visit(*shape);
-    return replace_and_erase(graph, node, *shape->output());
+    return *graph.insert({.op_type = "Shape",
+                          .inputs = {const_cast<Value*>(value)},
+                          .outputs = {std::move(output)},
+                          .attributes = std::move(attributes),
+                          .domain = "",
+                          .name = ""},
+                         &before);
+  }
+
+  // Dimensions and numbers that a Where picks, joined without it.
+  static bool fold_choice(Graph& graph, Node& node, const Elements& known, ShapeElements& elements,
+                          const DimensionIndex& dimensions) {
+    std::vector<Elements> parts;
+    for (const Element& item : known.items) {
+      if (!item.number && !dimensions.find({item})) return false;
+      const bool number = item.number && !parts.empty() && parts.back().known();
+      if (number) {
+        parts.back().items.push_back(item);
+      } else {
+        parts.push_back({{item}, false});
+      }
+    }
+    std::vector<Value*> pieces;
+    const Value& output = *node.output();
+    for (const Elements& part : parts) {
+      if (part.known()) {
+        pieces.push_back(add_constant(graph, to_tensor(DType::kInt64, part), output.name() + "_sizes"));
+        continue;
+      }
+      const OutputSpec size{output.name() + "_size", Type::tensor(DType::kInt64, {Dim{1, "", ""}})};
+      Node& shape = add_shape(graph, node, *dimensions.find(part.items), 1, size);
+      elements.visit(shape);
+      pieces.push_back(shape.output());
+    }
+    NodeSpec spec{"Concat", std::move(pieces), {}, {}, "", node.name};
+    spec.outputs.push_back({output.name(), output.type()});
+    Node* joined = graph.insert(std::move(spec), &node);
+    joined->set_attribute("axis", std::int64_t{0});
+    elements.visit(*joined);
+    return replace_and_erase(graph, node, *joined->output());
   }
 
   // The arithmetic that made the old target goes with it when nothing else reads it.

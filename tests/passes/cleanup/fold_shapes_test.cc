@@ -69,6 +69,15 @@ TEST(FoldShapes, DropsTheSearchForMinusOne) {
       <int64[1] two = {2}, int64[1] one = {1}, int64[1] n = {3}, float[3, 1, 1] v = {1, 2, 3}> { )" +
                      body + " y = Expand(v, c) }");
 }
+TEST(FoldShapes, JoinsWhatAWhereChooses) {  // the class token of a ViT: expand(n, -1, -1)
+  expect_rewrite("fold-shapes", std::string(kHead) + R"(g (float[N, T] x) => (float[A, B, C] y)
+      <int64[2] rest = {-1, -1}, int64[3] ones = {1, 1, 1}, int64[3] minus = {-1, -1, -1}, float[1, 1, 2] v = {1, 2}> {
+      n = Shape<end = 1>(x) c = Concat<axis = 0>(n, rest) e = Equal(c, minus) w = Where(e, ones, c)
+      y = Expand(v, w) })",
+                 std::string(kHead) + R"(g (float[N, T] x) => (float[A, B, C] y)
+      <int64[2] sizes = {1, 1}, float[1, 1, 2] v = {1, 2}> {
+      n = Shape<end = 1>(x) w = Concat<axis = 0>(n, sizes) y = Expand(v, w) })");
+}
 TEST(FoldShapes, KeepsTheSearchWhereMinusOneMayBe) {
   const auto kept = [](const std::string& size) {
     expect_unchanged("fold-shapes", std::string(kHead) + R"(g (float[N] x, int64[1] k) => (float[A] y)

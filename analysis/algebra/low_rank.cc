@@ -31,6 +31,35 @@ LowRank cut(const Svd& full, std::int64_t rank) {
   return result;
 }
 
+struct Leading {
+  EigenRows vectors;             // [n, rank], by falling eigenvalue
+  std::vector<double> singular;  // all roots of eigenvalues
+};
+
+Leading leading(const EigenRows& gram, std::int64_t rank) {
+  const Eigen::SelfAdjointEigenSolver<EigenRows> solver(gram);
+  const Eigen::Index n = gram.rows(), r = std::min<Eigen::Index>(rank, n);
+  Leading result{EigenRows(n, r), {}};
+  for (Eigen::Index k = 0; k < n; ++k) {
+    result.singular.push_back(std::sqrt(std::max(0.0, solver.eigenvalues()(n - 1 - k))));
+    if (k < r) result.vectors.col(k) = solver.eigenvectors().col(n - 1 - k);
+  }
+  return result;
+}
+
+// Equal norms of a column and its row: what rounding to half and low bits wants; and the fixed sign.
+void balance(EigenRows& a, EigenRows& b) {
+  for (Eigen::Index k = 0; k < a.cols(); ++k) {
+    const double in = a.col(k).norm(), out = b.row(k).norm();
+    double scale = in > 0 && out > 0 ? std::sqrt(out / in) : 1;
+    Eigen::Index largest = 0;
+    a.col(k).cwiseAbs().maxCoeff(&largest);
+    if (a(largest, k) < 0) scale = -scale;
+    a.col(k) *= scale;
+    b.row(k) /= scale;
+  }
+}
+
 }  // namespace
 
 Svd svd(const Matrix& matrix) {
@@ -54,6 +83,25 @@ Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std:
       as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solve(EigenRows(as_eigen(result.a)));
   result.a = from_eigen(a);
   return result;
+}
+
+LowRank projected_low_rank(const Matrix& weight, const Matrix* factor, std::int64_t rank) {
+  const Matrix moved = factor == nullptr ? weight : product(*factor, weight, true);
+  const bool wide = weight.rows <= weight.cols;
+  const Matrix gram = product(moved, moved, !wide, wide);
+  Leading found = leading(as_eigen(gram), rank);
+  EigenRows a, b;
+  const Matrix vectors = from_eigen(found.vectors);
+  if (wide) {
+    b = as_eigen(product(vectors, moved, true));
+    a = found.vectors;
+    if (factor != nullptr) as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solveInPlace(a);
+  } else {
+    a = as_eigen(product(weight, vectors));
+    b = found.vectors.transpose();
+  }
+  balance(a, b);
+  return {from_eigen(a), from_eigen(b), std::move(found.singular)};
 }
 
 }  // namespace onnxfold

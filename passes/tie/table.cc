@@ -17,6 +17,25 @@ constexpr OptionSpec kTieLayersOptions[] = {
     {"looping", kChoice, "cycle",
      "cycle: 0 1 2 0 1 2; sequence: 0 0 1 1 2 2; cycle-rev: 0 1 2 2 1 0 (which unique layer each layer uses)",
      "cycle|sequence|cycle-rev"},
+    {"rank", kInt, "16", "Rank of the correction that each layer keeps beside each shared weight; 0: none (strict)",
+     "0.."},
+    {"ranks", kPatterns, "", "Other ranks by role (ffn.*=32;attention.k=0); later ones win"},
+    {"ratio", kFloat, "0", "Bytes of the tied weights to keep, as a share, instead of ranks; 0: the ranks", "0..1"},
+    {"target-size", kInt, "0", "Bytes of all weights of the model to aim at, instead of ranks; 0: ratio or ranks",
+     "0.."},
+    {"spread", kChoice, "error",
+     "With ratio or target-size: more rank where it takes away more error (with data: measured on the model); uniform",
+     "error|uniform"},
+    {"start", kChoice, "auto",
+     "The shared weight: weighted: least squares on the layers' inputs (auto with data); average (auto without); "
+     "stepwise: layers at even steps; lower: the first layers",
+     "auto|weighted|average|stepwise|lower"},
+    {"factors", kChoice, "auto",
+     "The corrections: svd of what is left (auto without data); whitened: by the inputs (auto with another start); "
+     "closed: the best for two loops; alternate: shared weight and corrections in turn; auto with data: one of these "
+     "two",
+     "auto|svd|whitened|closed|alternate"},
+    {"rounds", kInt, "5", "Alternations of shared weight and corrections", "0.."},
     {"protect-first", kInt, "0", "Blocks at the start of each stream that stay as they are", "0.."},
     {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
 };

@@ -1,89 +1,250 @@
-// L equal layers => K = L / B unique layers that are used B times (Relaxed Recursive Transformers, arXiv 2410.20672).
+// L equal layers => K = L / B unique layers used B times: y = x W_l => y = x W' + (x A_l) B_l.
 //
-// Conditions: a residual stream of equal blocks (layer_stack.h). The Linears of layers that a looping ties read one
-// constant. Norms and biases stay per layer, and so does every other constant. Lossy.
+// Conditions: a residual stream of equal blocks (layer_stack.h). The Linears that a looping ties read one constant;
+// each layer keeps a low-rank correction (rank 0: none), its norms and biases, and every other constant. With
+// calibration data W' is the least squares shared matrix (sum G_l)^-1 sum G_l W_l of the layers' inputs, and
+// corrections are SVDs whitened by them, in alternation; without, the paper's plain mean and SVD. Lossy. Relaxed
+// Recursive Transformers, arXiv 2410.20672; shared_fit.h has what goes beyond it.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "analysis/algebra/matrix.h"
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <set>
+
+#include "analysis/compare/damage.h"
+#include "exec/parallel.h"
 #include "passes/pass.h"
-#include "passes/tie/layer_stack.h"
-#include "passes/tie/loop_plan.h"
-#include "passes/tie/shared_weight.h"
+#include "passes/tie/tie_group.h"
 
 namespace onnxfold {
 namespace {
 
-// The Linears of one role that come to share a weight.
-struct TieGroup {
-  std::string role;
-  std::vector<Linear> linears;
-  std::size_t source = 0;  // which of them stepwise and lower keep
-};
-
-Result<Tensor> mean_weight(const std::vector<Linear>& linears) {
-  Matrix mean;
-  for (const Linear& linear : linears) {
-    OF_ASSIGN(const Matrix weight, weight_matrix(linear));
-    mean = mean.empty() ? weight : sum(mean, weight);
-  }
-  for (double& number : mean.data) number /= static_cast<double>(linears.size());
-  return from_doubles(linears[0].weight->dtype(), {mean.rows, mean.cols}, mean.data);
+TieStart start_named(const std::string& name, bool data) {
+  if (name == "auto") return data ? TieStart::kWeighted : TieStart::kAverage;
+  if (name == "weighted") return TieStart::kWeighted;
+  if (name == "stepwise") return TieStart::kStepwise;
+  return name == "lower" ? TieStart::kLower : TieStart::kAverage;
 }
+
+TieFactors factors_named(const std::string& name, TieStart start, std::int64_t loops, bool data) {
+  if (name == "auto" && start == TieStart::kWeighted) return loops == 2 ? TieFactors::kClosed : TieFactors::kAlternate;
+  if (name == "auto") return data ? TieFactors::kWhitened : TieFactors::kSvd;
+  if (name == "whitened") return TieFactors::kWhitened;
+  if (name == "closed") return TieFactors::kClosed;
+  return name == "alternate" ? TieFactors::kAlternate : TieFactors::kSvd;
+}
+
+// fn(i) for every group, on all threads. Errors: the first one by index.
+template <typename T, typename F>
+Result<std::vector<T>> for_groups(std::size_t count, F fn) {
+  std::vector<Result<T>> results(count, Result<T>(T()));
+  parallel_for(static_cast<std::int64_t>(count), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) results[static_cast<std::size_t>(i)] = fn(static_cast<std::size_t>(i));
+  });
+  std::vector<T> values;
+  for (Result<T>& result : results) {
+    OF_ASSIGN(T value, std::move(result));
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+using Ranks = std::vector<std::int64_t>;
 
 class TieLayers final : public Pass {
  public:
-  explicit TieLayers(const PassOptions& options)
-      : loops_(options.integer("loops")),
-        looping_(looping_named(options.text("looping"))),
-        protect_first_(options.integer("protect-first")),
-        protect_last_(options.integer("protect-last")) {}
+  explicit TieLayers(const PassOptions& options) : options_(options), loops_(options.integer("loops")) {}
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (&graph != &context.model().graph() || loops_ < 2) return false;
-    std::vector<StructureNote> notes;
-    const auto stacks =
-        layer_stacks(graph, static_cast<std::size_t>(protect_first_), static_cast<std::size_t>(protect_last_), &notes);
-    for (const StructureNote& note : notes) context.skipped(note.node, note.reason);
-    if (stacks.empty()) context.skipped(graph.name, "no residual stream of equal blocks was found");
-    std::vector<TieGroup> groups;
-    for (const LayerStack& stack : stacks) OF_TRY(collect(stack, groups));
-    std::vector<Tensor> weights;
-    for (const TieGroup& group : groups) {
-      OF_ASSIGN(Tensor weight, mean_weight(group.linears));
-      weights.push_back(std::move(weight));
+    OF_TRY(find_groups(graph, context));
+    if (groups_.empty()) return false;
+    const bool data = context.calibration != nullptr;
+    const TieStart start = start_named(options_.text("start"), data);
+    how_ = {start, factors_named(options_.text("factors"), start, loops_, data),
+            static_cast<int>(options_.integer("rounds"))};
+    OF_TRY(check(data));
+    OF_TRY(learn(context));
+    OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
+                           groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
+    OF_ASSIGN(const Ranks ranks, choose_ranks(graph, context));
+    OF_ASSIGN(const auto fits, fit(ranks));
+    if (data) OF_TRY(measure(fits, context));
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      OF_TRY(apply_fit(graph, groups_[i], fits[i]));
+      report(i, ranks[i], fits[i], context);
     }
-    for (std::size_t i = 0; i < groups.size(); ++i) {
-      const std::int64_t bytes = weights[i].nbytes();
-      share_weight(graph, groups[i].linears, weights[i]);
-      context.applied(groups[i].linears[0].product->label(),
-                      fmt::format("{} of {} layers is one", groups[i].role, groups[i].linears.size()),
-                      bytes * static_cast<std::int64_t>(groups[i].linears.size()), bytes);
-    }
-    return !groups.empty();
+    return true;
   }
 
  private:
-  Status collect(const LayerStack& stack, std::vector<TieGroup>& groups) const {
-    const std::size_t layers = stack.blocks.size();
-    OF_ASSIGN(const auto table, looped_layers(looping_, layers, static_cast<std::size_t>(loops_)));
-    for (std::size_t unique = 0; unique < layers / static_cast<std::size_t>(loops_); ++unique) {
-      for (std::size_t role = 0; role < stack.roles.size(); ++role) {
-        TieGroup group{stack.roles[role], {}, 0};
-        bool tied = true;
-        for (std::size_t layer = 0; layer < layers; ++layer) {
-          if (table[layer] != unique) continue;
-          group.linears.push_back(stack.linears[layer][role]);
-          tied = tied && group.linears.back().product->input(1) == group.linears.front().product->input(1);
-        }
-        if (!tied) groups.push_back(std::move(group));
+  Status find_groups(Graph& graph, PassContext& context) {
+    std::vector<StructureNote> notes;
+    const auto first = static_cast<std::size_t>(options_.integer("protect-first"));
+    const auto last = static_cast<std::size_t>(options_.integer("protect-last"));
+    const std::vector<LayerStack> stacks = layer_stacks(graph, first, last, &notes);
+    for (const StructureNote& note : notes) context.skipped(note.node, note.reason);
+    if (stacks.empty()) context.skipped(graph.name, "no residual stream of equal blocks was found");
+    const Looping looping = looping_named(options_.text("looping"));
+    for (const LayerStack& stack : stacks) {
+      auto groups = tie_groups(stack, looping, static_cast<std::size_t>(loops_));
+      if (!groups) {
+        return fail(groups.error().code,
+                    fmt::format("blocks {} to {}: {} (protect-first or protect-last can leave blocks out)",
+                                stack.blocks.front(), stack.blocks.back(), groups.error().message));
+      }
+      if (groups->empty())
+        context.skipped(fmt::format("block {}", stack.blocks.front()), "its layers are tied already");
+      for (TieGroup& group : *groups) {
+        const bool here = std::all_of(group.linears.begin(), group.linears.end(),
+                                      [&](const Linear& linear) { return linear.product->graph() == &graph; });
+        if (here) groups_.push_back(std::move(group));
       }
     }
     return {};
   }
 
+  Status check(bool data) const {
+    if (!data && (how_.start == TieStart::kWeighted || how_.factors == TieFactors::kWhitened)) {
+      return fail(Code::kInvalidArgument, "start=weighted and factors=whitened need data (--calibration F.npz)");
+    }
+    if (how_.factors == TieFactors::kClosed && loops_ != 2) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("factors=closed is for two loops; factors=alternate is for {}", loops_));
+    }
+    return {};
+  }
+
+  Status learn(PassContext& context) {
+    if (context.calibration == nullptr) {
+      context.note("", "weights only: with calibration data the error is several times less (--calibration F.npz)");
+      return {};
+    }
+    if (how_.start != TieStart::kWeighted && how_.factors == TieFactors::kSvd) return {};
+    std::set<std::string> inputs;
+    for (const TieGroup& group : groups_) {
+      for (const Linear& linear : group.linears) inputs.insert(linear.input->name());
+    }
+    OF_ASSIGN(statistics_, collect_statistics(context.model(), *context.calibration, {inputs.begin(), inputs.end()}));
+    return {};
+  }
+
+  // Bytes that the groups may have; nullopt: ranks are given.
+  std::optional<std::int64_t> budget(const Graph& graph) const {
+    std::int64_t untied = 0, all = 0;
+    for (const CorrectionCurve& curve : curves_) untied += curve.untied_bytes();
+    for (const Value* value : graph.initializers()) all += value->initializer()->nbytes();
+    const std::int64_t target = options_.integer("target-size");
+    if (target > 0) return std::max<std::int64_t>(0, target - (all - untied));
+    const double ratio = options_.number("ratio");
+    if (ratio <= 0) return {};
+    return static_cast<std::int64_t>(std::llround(ratio * static_cast<double>(untied)));
+  }
+
+  Result<Ranks> choose_ranks(const Graph& graph, PassContext& context) const {
+    const auto bytes = budget(graph);
+    if (!bytes) return given_ranks(context);
+    std::int64_t strict = 0;
+    for (const CorrectionCurve& curve : curves_) strict += curve.bytes(0);
+    if (strict > *bytes) {
+      context.note("", fmt::format("{} loops without corrections are {} bytes already, more than the {} asked for",
+                                   loops_, strict, *bytes));
+    }
+    const Ranks uniform = uniform_corrections(curves_, *bytes);
+    if (options_.text("spread") == "uniform") return uniform;
+    if (context.calibration == nullptr) return corrections_by_error(curves_, *bytes, 0.5);
+    return measured_ranks(uniform, *bytes, context);
+  }
+
+  Result<Ranks> given_ranks(PassContext& context) const {
+    Ranks ranks;
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      std::int64_t rank = options_.integer("rank");
+      for (const std::string& rule : options_.patterns("ranks")) {
+        const auto equals = rule.rfind('=');
+        const std::string number = equals == std::string::npos ? "" : rule.substr(equals + 1);
+        if (number.empty() || number.size() > 9 || number.find_first_not_of("0123456789") != std::string::npos) {
+          return fail(Code::kInvalidArgument, fmt::format("ranks: '{}' is not ROLE=RANK (as in ffn.*=32)", rule));
+        }
+        if (glob_match(rule.substr(0, equals), groups_[i].role)) rank = std::stoll(number);
+      }
+      const CorrectionCurve& curve = curves_[i];
+      rank = std::min({rank, curve.in, curve.out});
+      ranks.push_back(rank);
+      if (rank >= curve.break_even() && rank > 0) {
+        context.note(groups_[i].linears.front().product->label(),
+                     fmt::format("rank {} of {} saves nothing: from {} on a tied layer is as large as its own weight",
+                                 rank, groups_[i].role, curve.break_even()));
+      }
+    }
+    return ranks;
+  }
+
+  // Several ways to spread the bytes, the one that harms the model least on the data.
+  Result<Ranks> measured_ranks(const Ranks& uniform, std::int64_t bytes, PassContext& context) const {
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
+    Ranks best = uniform;
+    double least = HUGE_VAL;
+    std::string chosen = "uniform", all;
+    for (const double floor : {1.0, 0.75, 0.5, 0.25}) {
+      const Ranks ranks = floor == 1 ? uniform : corrections_by_error(curves_, bytes, floor);
+      OF_ASSIGN(const auto fits, fit(ranks));
+      OF_ASSIGN(const double damage, damage_of(fits, meter, context));
+      const std::string name = floor == 1 ? "uniform" : fmt::format("by error from {:g}", floor);
+      all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage);
+      if (damage >= least) continue;
+      least = damage;
+      best = ranks;
+      chosen = name;
+    }
+    context.note(
+        "", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen, meter.kind_name(), meter.original().value, all));
+    return best;
+  }
+
+  Result<std::vector<SharedFit>> fit(const Ranks& ranks) const {
+    return for_groups<SharedFit>(groups_.size(),
+                                 [&](std::size_t i) { return fit_group(groups_[i], statistics_, how_, ranks[i]); });
+  }
+
+  Result<double> damage_of(const std::vector<SharedFit>& fits, const DamageMeter& meter, PassContext& context) const {
+    const std::unique_ptr<Model> tried = context.model().clone();
+    for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(tried->graph(), groups_[i], fits[i]));
+    OF_ASSIGN(const Damage damage, meter.measure(*tried));
+    return damage.value;
+  }
+
+  Status measure(const std::vector<SharedFit>& fits, PassContext& context) const {
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
+    OF_ASSIGN(const double damage, damage_of(fits, meter, context));
+    context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", meter.kind_name(),
+                                 meter.original().value, damage));
+    return {};
+  }
+
+  void report(std::size_t i, std::int64_t rank, const SharedFit& fit, PassContext& context) const {
+    const TieGroup& group = groups_[i];
+    const CorrectionCurve& curve = curves_[i];
+    std::int64_t bytes = curve.bytes(0);
+    for (const LowRank& pair : fit.corrections) {
+      bytes += static_cast<std::int64_t>(pair.a.data.size() + pair.b.data.size()) * curve.bytes_each;
+    }
+    const std::string corrected = rank > 0 ? fmt::format(", rank {} of {}", rank, std::min(curve.in, curve.out)) : "";
+    context.applied(
+        group.linears.front().product->label(),
+        fmt::format("{} of blocks {} is one{}: {:.1f} % error of its {}", group.role, fmt::join(group.blocks, ", "),
+                    corrected, 100 * fit.error, statistics_.empty() ? "weights" : "outputs"),
+        curve.untied_bytes(), bytes);
+  }
+
+  const PassOptions options_;
   const std::int64_t loops_;
-  const Looping looping_;
-  const std::int64_t protect_first_, protect_last_;
+  TieOptions how_;
+  std::vector<TieGroup> groups_;
+  InputStatistics statistics_;
+  std::vector<CorrectionCurve> curves_;
 };
 
 }  // namespace

@@ -2,9 +2,12 @@
 
 #include <set>
 
+#include "analysis/compare/damage.h"
 #include "analysis/structure/blocks.h"
+#include "formats/onnx/onnx_file.h"
 #include "tests/passes/depth/run_on_data.h"
 #include "tests/passes/tie/stacks.h"
+#include "tests/support/equivalence.h"
 
 namespace onnxfold {
 namespace {
@@ -21,7 +24,7 @@ std::size_t unique_weights(const Graph& graph) {
 TEST(TieLayers, StrictTyingKeepsOneWeightAGroup) {
   for (const int loops : {2, 3, 6}) {
     const auto model = model_from_text(ffn_stack(6));
-    const auto changed = test::run_pass("tie-layers", *model, {{"loops", std::to_string(loops)}});
+    const auto changed = test::run_pass("tie-layers", *model, {{"loops", std::to_string(loops)}, {"rank", "0"}});
     ASSERT_TRUE(changed && *changed);
     EXPECT_EQ(unique_weights(model->graph()), static_cast<std::size_t>(12 / loops));
     EXPECT_EQ(find_blocks(model->graph()).blocks.size(), 6U);
@@ -36,7 +39,7 @@ TEST(TieLayers, OneLoopAndTiedLayersAreNoChange) {
 TEST(TieLayers, LoopsMustDivideTheBlocks) {
   test::expect_error("tie-layers", ffn_stack(5), "5 layers cannot be 2 loops");
   const auto model = model_from_text(ffn_stack(5));
-  const auto changed = test::run_pass("tie-layers", *model, {{"protect-first", "1"}});
+  const auto changed = test::run_pass("tie-layers", *model, {{"protect-first", "1"}, {"rank", "0"}});
   ASSERT_TRUE(changed && *changed);
   EXPECT_EQ(unique_weights(model->graph()), 6U);
 }
@@ -49,6 +52,179 @@ TEST(TieLayers, BlocksThatDifferAreLeftAlone) {
   ASSERT_FALSE(remarks.empty());
   EXPECT_EQ(remarks[0].node, "block 2");
   EXPECT_THAT(remarks[0].reason, testing::HasSubstr("12 hidden units"));
+}
+
+// Norms and biases stay per layer, so that corrections of full rank give the model back.
+TEST(TieLayers, FullRankReturnsTheModel) {
+  const std::string text = ffn_stack(6, 1 << 20, "double");
+  for (const char* start : {"average", "stepwise", "lower"}) {
+    for (const char* looping : {"cycle", "sequence", "cycle-rev"}) {
+      for (const char* loops : {"2", "3"}) {
+        const auto model = model_from_text(text);
+        const auto changed = test::run_pass("tie-layers", *model,
+                                            {{"start", start}, {"looping", looping}, {"loops", loops}, {"rank", "8"}});
+        ASSERT_TRUE(changed && *changed);
+        EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat64, 1e-12), "") << start << looping;
+      }
+    }
+  }
+  const auto closed = model_from_text(text);
+  ASSERT_TRUE(test::run_pass("tie-layers", *closed, {{"factors", "closed"}, {"rank", "4"}}));
+  EXPECT_EQ(test::difference(*model_from_text(text), *closed, Precision::kFloat64, 1e-12), "");
+}
+
+TEST(TieLayers, FullRankReturnsTheModelOnDataToo) {
+  const Dataset data = test::normal_data(8, 6, 8);
+  for (const char* loops : {"2", "3"}) {
+    const auto model = model_from_text(ffn_stack(6));
+    const auto original = model->clone();
+    const auto changed = test::run_on_data("tie-layers", *model, data, {{"loops", loops}, {"rank", "8"}});
+    ASSERT_TRUE(changed && *changed) << (changed ? "" : changed.error().message);
+    EXPECT_LT(DamageMeter::create(*original, data)->measure(*model)->value, 2e-6);
+  }
+}
+
+// Equal weights under different names.
+TEST(TieLayers, PeriodicModelsTieForFree) {
+  const auto model = model_from_text(ffn_stack(6));
+  Graph& graph = model->graph();
+  for (int i = 2; i < 6; ++i) {
+    for (const std::string& name : {std::string("up"), std::string("down")}) {
+      Value* old = graph.find(name + std::to_string(i));
+      const Tensor& source = *graph.find(name + std::to_string(i % 2))->constant();
+      graph.replace_all_uses(*old, *graph.add_initializer("copy", source));
+    }
+  }
+  const auto original = model->clone();
+  for (const char* start : {"average", "lower"}) {
+    const auto tied = original->clone();
+    const auto changed = test::run_pass("tie-layers", *tied, {{"loops", "3"}, {"start", start}});
+    ASSERT_TRUE(changed && *changed);
+    EXPECT_EQ(unique_weights(tied->graph()), 4U);
+    EXPECT_EQ(tied->graph().node_count(), original->graph().node_count());  // nothing to correct
+    EXPECT_EQ(test::difference(*original, *tied, Precision::kFloat64, 0), "");
+  }
+}
+
+std::int64_t weight_bytes(const Graph& graph) {
+  std::int64_t bytes = 0;
+  for (const Value* value : graph.initializers()) bytes += value->initializer()->nbytes();
+  return bytes;
+}
+
+// K (in out + B r (in + out)) for each role, vectors aside; and what the file has beside its numbers does not grow.
+TEST(TieLayers, TheSizeFormulaIsTheFile) {
+  std::vector<std::int64_t> headers;
+  for (const int rank : {1, 2, 3}) {
+    const auto model = model_from_text(ffn_stack(6));
+    const std::int64_t vectors = weight_bytes(model->graph()) - 6 * 2 * 8 * 16 * 4;
+    ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"loops", "3"}, {"rank", std::to_string(rank)}}));
+    const std::int64_t formula = 2 * 2 * (8 * 16 + 3 * rank * (8 + 16)) * 4 + vectors;
+    EXPECT_EQ(weight_bytes(model->graph()), formula);
+    headers.push_back(static_cast<std::int64_t>(serialize_model(*model)->size()) - formula);
+  }
+  EXPECT_LE(std::abs(headers[1] - headers[0]), 64);  // lengths of lengths
+  EXPECT_LE(std::abs(headers[2] - headers[1]), 64);
+}
+
+TEST(TieLayers, MoreRankIsLessError) {
+  const Dataset data = test::normal_data(16, 8, 8);
+  const auto original = model_from_text(ffn_stack(6));
+  const auto meter = DamageMeter::create(*original, data);
+  double last = HUGE_VAL;
+  for (const char* rank : {"0", "2", "4", "6"}) {
+    const auto model = original->clone();
+    ASSERT_TRUE(test::run_on_data("tie-layers", *model, data, {{"loops", "3"}, {"rank", rank}}));
+    const double error = meter->measure(*model)->value;
+    EXPECT_LT(error, last) << rank;
+    last = error;
+  }
+}
+
+TEST(TieLayers, DataHelps) {
+  const Dataset data = test::normal_data(16, 8, 8);
+  const auto original = model_from_text(ffn_stack(6));
+  const auto meter = DamageMeter::create(*original, data);
+  const auto with = original->clone(), without = original->clone();
+  ASSERT_TRUE(test::run_on_data("tie-layers", *with, data, {{"rank", "2"}}));
+  ASSERT_TRUE(test::run_pass("tie-layers", *without, {{"rank", "2"}}));
+  EXPECT_LT(meter->measure(*with)->value, meter->measure(*without)->value);
+}
+
+TEST(TieLayers, RanksByRoleRatioAndTargetSize) {
+  auto model = model_from_text(ffn_stack(4));
+  ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"ranks", "*=1;ffn.down=0"}}));
+  EXPECT_EQ(model->graph().nodes_of("MatMul").size(), 8U + 8U);
+  const std::int64_t all = weight_bytes(model_from_text(ffn_stack(4))->graph());
+  for (const char* spread : {"error", "uniform"}) {
+    model = model_from_text(ffn_stack(4));
+    ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"ratio", "0.8"}, {"spread", spread}}));
+    EXPECT_LE(weight_bytes(model->graph()), all - 4 * 2 * 8 * 16 * 4 / 5);
+    EXPECT_GT(model->graph().nodes_of("MatMul").size(), 8U);
+    model = model_from_text(ffn_stack(4));
+    const std::int64_t target = all - 1000;
+    ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"target-size", std::to_string(target)}, {"spread", spread}}));
+    EXPECT_LE(weight_bytes(model->graph()), target);
+    EXPECT_GT(weight_bytes(model->graph()), target - 1000);
+  }
+  test::expect_error("tie-layers", ffn_stack(4), "'ffn' is not ROLE=RANK", {{"ranks", "ffn"}});
+}
+
+TEST(TieLayers, RanksThatSaveNothingAreNamed) {
+  const auto model = model_from_text(ffn_stack(4));
+  std::vector<Remark> remarks;
+  ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"rank", "3"}}, &remarks));
+  EXPECT_TRUE(std::any_of(remarks.begin(), remarks.end(), [](const Remark& remark) {
+    return remark.reason.find("rank 3 of ffn.up saves nothing") != std::string::npos;
+  }));
+}
+
+TEST(TieLayers, WhatNeedsDataOrTwoLoopsSaysSo) {
+  test::expect_error("tie-layers", ffn_stack(4), "need data", {{"start", "weighted"}});
+  test::expect_error("tie-layers", ffn_stack(4), "need data", {{"factors", "whitened"}});
+  test::expect_error("tie-layers", ffn_stack(6), "closed is for two loops", {{"factors", "closed"}, {"loops", "3"}});
+}
+
+// Gemm with transB in the first block, MatMul in the second.
+TEST(TieLayers, SpellingsMayDiffer) {
+  const std::string text = R"(<ir_version: 8, opset_import: ["" : 17]> g (double[4, 8] x) => (double[4, 8] y)
+    <double[8] g = {1, 1, 1, 1, 1, 1, 1, 1}, double[16, 8] u0 = {}, double[16] b0 = {}, double[8, 16] d0 = {},
+     double[8, 16] u1 = {}, double[16] b1 = {}, double[16, 8] d1 = {}> {
+    n0 = LayerNormalization(x, g)
+    h0 = Gemm <transB = 1, alpha = 0.5> (n0, u0, b0)
+    r0 = Relu(h0)
+    f0 = Gemm <transB = 1> (r0, d0)
+    s0 = Add(x, f0)
+    n1 = LayerNormalization(s0, g)
+    p1 = MatMul(n1, u1)
+    h1 = Add(p1, b1)
+    r1 = Relu(h1)
+    f1 = MatMul(r1, d1)
+    s1 = Add(s0, f1)
+    y = LayerNormalization(s1, g) })";
+  const auto model = model_from_text(text);
+  const auto changed = test::run_pass("tie-layers", *model, {{"rank", "8"}});
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_EQ(unique_weights(model->graph()), 2U + 8U);
+  EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat64, 1e-12), "");
+}
+
+// Another Linear reads the weight of block 0, and the output of a Linear is an output of the graph.
+TEST(TieLayers, SharedWeightsAndOutputsOfTheGraphStay) {
+  const std::string text = R"(<ir_version: 8, opset_import: ["" : 17]>
+    g (double[4, 8] x) => (double[4, 8] y, double[4, 16] p0, double[4, 8] f1)
+    <double[8] g = {1, 1, 1, 1, 1, 1, 1, 1}, double[8, 16] u0 = {}, double[16, 8] d0 = {}, double[8, 16] u1 = {},
+     double[16, 8] d1 = {}> {
+    h0 = MatMul(x, u0) r0 = Relu(h0) f0 = MatMul(r0, d0) s0 = Add(x, f0)
+    h1 = MatMul(s0, u1) r1 = Relu(h1) f1 = MatMul(r1, d1) s1 = Add(s0, f1)
+    p0 = MatMul(x, u0)
+    y = LayerNormalization(s1, g) })";
+  const auto model = model_from_text(text);
+  const auto changed = test::run_pass("tie-layers", *model, {{"rank", "8"}});
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_NE(model->graph().find("u0"), nullptr);
+  EXPECT_EQ(model->graph().find("u1"), nullptr);
+  EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat64, 1e-12), "");
 }
 
 }  // namespace

@@ -1,0 +1,55 @@
+// One shared matrix for several weights, and a low-rank correction for each: W_l ~ W' + A_l B_l.
+//
+// The error that counts is sum_l ||X_l (W_l - W' - A_l B_l)||^2 with G_l = X_l' X_l of the inputs of each layer, or the
+// plain sum of squares where nothing is known of the inputs (G_l = I). G_l is damped by a share of its mean diagonal.
+#pragma once
+
+#include <vector>
+
+#include "analysis/algebra/low_rank.h"
+
+namespace onnxfold {
+
+struct SharedFit {
+  Matrix shared;                     // [in, out]
+  std::vector<LowRank> corrections;  // one a weight, of this rank; of rank 0: empty matrices
+  double error = 0;                  // what is left, see above
+};
+
+class SharedFitter {
+ public:
+  // `grams`: one a weight, or empty. Errors: unsupported, when a gram is not positive definite even at damping 1.
+  static Result<SharedFitter> create(std::vector<Matrix> weights, const std::vector<const Matrix*>& grams,
+                                     double damping = 1e-4);
+
+  const std::vector<Matrix>& weights() const { return weights_; }
+  bool weighted() const { return !grams_.empty(); }
+  // sum_l ||X_l W_l||^2: the unit of `error`.
+  double energy() const { return energy_; }
+  // Plain mean of the weights.
+  Matrix average() const;
+  // (sum G_l)^-1 sum G_l W_l: the least squares shared matrix without corrections. Plain mean without grams.
+  Result<Matrix> weighted_mean() const;
+
+  // W' as given; truncated (whitened where grams are known, unless `plain`) SVD of each residual.
+  SharedFit correct(const Matrix& shared, std::int64_t rank, bool plain = false) const;
+  // Alternates W' = mean of W_l - A_l B_l (weighted) and the truncated SVDs; the error never rises.
+  Result<SharedFit> alternate(const Matrix& start, std::int64_t rank, int rounds) const;
+  // Two weights, without grams: the least error there is. The components of the SVD of W_1 - W_2 go to both in turn.
+  // With grams: the same split in the norm of both inputs together, or the weighted mean where that is better, then
+  // `rounds` alternations. REQUIRES two weights.
+  Result<SharedFit> closed_form(std::int64_t rank, int rounds) const;
+
+ private:
+  double error_of(const SharedFit& fit) const;
+  Result<Matrix> mean_without(const std::vector<LowRank>& corrections) const;
+  Result<SharedFit> improve(SharedFit fit, std::int64_t rank, int rounds) const;
+
+  std::vector<Matrix> weights_;
+  std::vector<Matrix> grams_;    // damped
+  std::vector<Matrix> factors_;  // their Cholesky factors
+  Matrix total_;                 // sum of grams
+  double energy_ = 0;
+};
+
+}  // namespace onnxfold

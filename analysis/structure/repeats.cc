@@ -14,7 +14,8 @@ namespace {
 
 constexpr std::size_t kPreviousTried = 64;  // nodes of the same kind before a block's end
 constexpr double kSharedPattern = 0.5;      // joined blocks must leave less than this share of bytes that vary
-constexpr int kCostOfValue = 4;             // nodes that a carried or collected value must be worth
+constexpr std::int64_t kLeastWeights = 4;
+constexpr int kCostOfValue = 4;  // nodes that a carried or collected value must be worth
 
 using Label = std::uint64_t;
 
@@ -63,6 +64,18 @@ double varying_bytes(const Repeat& repeat, std::size_t joined) {
     }
   }
   return total / static_cast<double>(turns * joined);
+}
+
+// Does a block read weights? Runs of mere shape or index arithmetic are not worth a loop.
+bool has_parameters(const Repeat& repeat) {
+  const auto weight = [](const Value* value) {
+    const Tensor* tensor = constant(value);
+    return tensor != nullptr && tensor->size() >= kLeastWeights && tensor->dtype() != DType::kInt64 &&
+           tensor->dtype() != DType::kInt32 && tensor->dtype() != DType::kBool;
+  };
+  return std::any_of(repeat.shared.begin(), repeat.shared.end(), weight) ||
+         std::any_of(repeat.varying.begin(), repeat.varying.end(),
+                     [&](const std::vector<Value*>& slot) { return weight(slot[0]); });
 }
 
 class Search {
@@ -151,8 +164,20 @@ class Search {
     return static_cast<std::int64_t>((repeat.count() - 1) * repeat.node_count()) - kCostOfValue * values;
   }
 
+  // How many nodes a graph has less with the run in a loop: values of single blocks are joined and picked outside.
+  static std::int64_t fewer_nodes(const Repeat& repeat) {
+    auto count = static_cast<std::int64_t>((repeat.count() - 1) * repeat.node_count()) - 1;
+    for (const Repeat::Outside& outside : repeat.outside) {
+      count -= std::count(outside.wanted.begin(), outside.wanted.end(), true);
+    }
+    for (const std::vector<Value*>& slot : repeat.varying) {
+      if (constant(slot[0]) == nullptr) count -= static_cast<std::int64_t>(repeat.count()) + 1;
+    }
+    return count;
+  }
+
   bool worthwhile(const Repeat& repeat) const {
-    return repeat.count() >= options_.least_blocks &&
+    return repeat.count() >= options_.least_blocks && fewer_nodes(repeat) > 0 && has_parameters(repeat) &&
            (repeat.count() - 1) * repeat.node_count() >= options_.least_saved_nodes;
   }
 

@@ -38,14 +38,13 @@ class RollLayers final : public Pass {
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (rolled_already(graph)) return false;
-    const Operations operations(graph);
     bool changed = false;
-    for (const Repeat& repeat : find_repeats(graph, search_)) {
-      changed = roll(graph, repeat, operations, context) || changed;
+    // What a run reads may be made by another one: each is looked for in the graph as it is then.
+    while (roll_one(graph, context)) {
+      changed = true;
+      OF_TRY(graph.sort_topologically());
     }
-    if (!changed) return false;
-    OF_TRY(graph.sort_topologically());
-    return true;
+    return changed;
   }
 
  private:
@@ -67,21 +66,27 @@ class RollLayers final : public Pass {
     return form_ != "loop" && can_scan ? RolledForm::kScan : RolledForm::kLoop;
   }
 
-  bool roll(Graph& graph, const Repeat& repeat, const Operations& operations, PassContext& context) const {
-    const std::string label = repeat.blocks[0][0]->label();
-    RolledRun run(graph, repeat, operations, form_for(graph, repeat));
-    if (const std::string obstacle = run.obstacle(); !obstacle.empty()) {
-      context.skipped(label,
-                      fmt::format("{} equal blocks of {} nodes: {}", repeat.count(), repeat.node_count(), obstacle));
-      return false;
+  bool roll_one(Graph& graph, PassContext& context) const {
+    const Operations operations(graph);
+    std::vector<std::pair<std::string, std::string>> skipped;
+    for (const Repeat& repeat : find_repeats(graph, search_)) {
+      const std::string label = repeat.blocks[0][0]->label();
+      RolledRun run(graph, repeat, operations, form_for(graph, repeat));
+      if (const std::string obstacle = run.obstacle(); !obstacle.empty()) {
+        skipped.emplace_back(
+            label, fmt::format("{} equal blocks of {} nodes: {}", repeat.count(), repeat.node_count(), obstacle));
+        continue;
+      }
+      const Node* node = run.write();
+      context.applied(label,
+                      fmt::format("{} blocks of {} nodes are one {}; {} values carried, {} varying, {} collected",
+                                  repeat.count(), repeat.node_count(), node->op_type(), repeat.carried.size(),
+                                  repeat.varying.size(), repeat.outside.size()),
+                      run.bytes_before(), run.bytes_after());
+      return true;
     }
-    const Node* node = run.write();
-    context.applied(label,
-                    fmt::format("{} blocks of {} nodes are one {}; {} values carried, {} varying, {} collected",
-                                repeat.count(), repeat.node_count(), node->op_type(), repeat.carried.size(),
-                                repeat.varying.size(), repeat.outside.size()),
-                    run.bytes_before(), run.bytes_after());
-    return true;
+    for (const auto& [label, why] : skipped) context.skipped(label, why);
+    return false;
   }
 
   std::string form_;

@@ -4,8 +4,12 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_roll_layers(const PassOptions&);
+std::unique_ptr<Pass> make_set_steps(const PassOptions&);
+std::unique_ptr<Pass> make_tie_embeddings(const PassOptions&);
 std::unique_ptr<Pass> make_tie_layers(const PassOptions&);
+std::unique_ptr<Pass> make_tie_near_embeddings(const PassOptions&);
 std::unique_ptr<Pass> make_unroll_layers(const PassOptions&);
+std::unique_ptr<Pass> make_untie(const PassOptions&);
 
 namespace {
 
@@ -47,6 +51,18 @@ constexpr OptionSpec kRollLayersOptions[] = {
     {"min-blocks", kInt, "2", "Shorter runs stay as they are", "2.."},
     {"blocks-in-body", kInt, "0", "Blocks to a turn; 0: one, or the period with which weights repeat", "0.."},
 };
+constexpr OptionSpec kSetStepsOptions[] = {
+    {"steps", kInt, "-1", "How often loops whose turns are all the same shall run; must be given", "-1.."},
+};
+constexpr OptionSpec kTieEmbeddingsOptions[] = {
+    {"scope", kChoice, "embeddings", "Heads and tables that Gather reads, or all matrices that products read",
+     "embeddings|all"},
+};
+constexpr OptionSpec kTieNearEmbeddingsOptions[] = {
+    {"scope", kChoice, "embeddings", "Heads and tables that Gather reads, or all matrices that products read",
+     "embeddings|all"},
+    {"tolerance", kFloat, "0.001", "Largest difference, as a share of the largest magnitude", "0.."},
+};
 constexpr OptionSpec kUnrollLayersOptions[] = {
     {"max-nodes", kInt, "100000", "Loops that would make more nodes stay", "1.."},
 };
@@ -54,10 +70,16 @@ constexpr OptionSpec kUnrollLayersOptions[] = {
 constexpr PassInfo kPasses[] = {
     {"roll-layers", "tie", kExact, "Makes one Loop or Scan of runs of equal blocks", kRollLayersOptions,
      make_roll_layers},
+    {"set-steps", "tie", kLossy, "Changes how often the loop of a tied model runs", kSetStepsOptions, make_set_steps},
+    {"tie-embeddings", "tie", kExact, "Lets heads that repeat an embedding table read the table", kTieEmbeddingsOptions,
+     make_tie_embeddings},
     {"tie-layers", "tie", kLossy, "Makes layers share their weights (recursive transformers)", kTieLayersOptions,
      make_tie_layers},
+    {"tie-near-embeddings", "tie", kLossy, "As tie-embeddings, where the numbers differ by little",
+     kTieNearEmbeddingsOptions, make_tie_near_embeddings},
     {"unroll-layers", "tie", kExact, "Writes out loops with a known number of turns", kUnrollLayersOptions,
      make_unroll_layers},
+    {"untie", "tie", kExact, "Gives products that read an embedding table a constant of their own", {}, make_untie},
 };
 
 }  // namespace

@@ -290,6 +290,19 @@ TEST(RollLayers, BroadcastsBetweenBlocksAreNoStream) {
   const auto rolled = roll_and_back(model("float[N,4] x", "float[N,4] y", weights, nodes + "y = Neg(" + stream + ")"));
   EXPECT_EQ(rolled->graph().node_count(), 3 + 1 + 1U);
 }
+TEST(RollLayers, RunsMayFollowEachOther) {
+  // Narrow layers, then wide ones on the same stream.
+  std::string weights, nodes, stream = "x";
+  for (int l = 0; l < 6; ++l) {
+    const int width = l < 3 ? 3 : 5;
+    weights += fmt::format("{0}float[4,{2}] f{1} = {{}}, float[{2},4] g{1} = {{}}", l > 0 ? ", " : "", l, width);
+    nodes += fmt::format("h{0} = MatMul({1}, f{0}) t{0} = Tanh(h{0}) d{0} = MatMul(t{0}, g{0}) s{0} = Add({1}, d{0}) ",
+                         l, stream);
+    stream = fmt::format("s{}", l);
+  }
+  const auto rolled = roll_and_back(model("float[N,4] x", "float[N,4] y", weights, nodes + "y = Neg(" + stream + ")"));
+  EXPECT_EQ(rolled->graph().node_count(), 3U);
+}
 TEST(RollLayers, OnceIsEnough) {
   const auto model = model_from_text(stack({0, 1, 0, 1, 0, 1}));
   ASSERT_TRUE(run_pass("roll-layers", *model));
@@ -306,7 +319,8 @@ TEST(RollLayers, RandomStacks) {
     const int layers = 2 + pick(6), unique = 1 + pick(layers), steps = 3 + pick(4);
     std::vector<int> kinds, reads, others;
     for (int i = 0; i < steps; ++i)
-      kinds.push_back(pick(5)), reads.push_back(pick(i + 1)), others.push_back(pick(i + 2));
+      kinds.push_back(i == 0 ? 0 : pick(5)), reads.push_back(i + 1 == steps ? 1 : pick(i + 1)),
+          others.push_back(pick(i + 2));
     std::string weights = "float[4] shared = {}", nodes, outputs = "float[N,4] y", stream = "x";
     for (int u = 0; u < unique; ++u) {
       for (int i = 0; i < steps; ++i) weights += fmt::format(", float[4,4] w{}x{} = {{}}", u, i);

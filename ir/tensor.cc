@@ -95,6 +95,7 @@ Tensor Tensor::of(Dims dims, const std::vector<T>& data) {
                           : std::is_same_v<T, std::int64_t> ? DType::kInt64
                           : std::is_same_v<T, std::int32_t> ? DType::kInt32
                           : std::is_same_v<T, std::int8_t>  ? DType::kInt8
+                          : std::is_same_v<T, std::int16_t> ? DType::kInt16
                           : std::is_same_v<T, std::uint8_t> ? DType::kUint8
                                                             : DType::kUndefined;
   static_assert(kType != DType::kUndefined);
@@ -106,6 +107,7 @@ template Tensor Tensor::of(Dims, const std::vector<double>&);
 template Tensor Tensor::of(Dims, const std::vector<std::int64_t>&);
 template Tensor Tensor::of(Dims, const std::vector<std::int32_t>&);
 template Tensor Tensor::of(Dims, const std::vector<std::int8_t>&);
+template Tensor Tensor::of(Dims, const std::vector<std::int16_t>&);
 template Tensor Tensor::of(Dims, const std::vector<std::uint8_t>&);
 
 DType Tensor::dtype() const { return impl_ ? impl_->dtype : DType::kUndefined; }

@@ -36,7 +36,8 @@ Result<ScaleLayout> scale_layout(const KernelContext& ctx) {
   }
   OF_ASSIGN(const std::size_t axis, resolve_axis(ctx, ctx.attr("axis", std::int64_t{1}), x.rank()));
   layout.view = axis_view(x.dims(), axis);
-  if (scale.rank() == 1) {
+  const std::int64_t given = ctx.attr("block_size", std::int64_t{0});
+  if (scale.rank() == 1 && (given == 0 || x.rank() != 1)) {
     if (scale.size() != layout.view.dim) return ctx.invalid("one scale per element of the axis is needed");
     layout.block = 1;
     layout.blocks = layout.view.dim;
@@ -46,7 +47,6 @@ Result<ScaleLayout> scale_layout(const KernelContext& ctx) {
   if (scale.rank() != x.rank()) return ctx.invalid("scale and input differ in rank");
   others[axis] = layout.blocks = scale.dims()[axis];
   if (others != scale.dims() || layout.blocks < 1) return ctx.invalid("scale does not fit the input");
-  const std::int64_t given = ctx.attr("block_size", std::int64_t{0});
   layout.block = given > 0 ? given : (layout.view.dim + layout.blocks - 1) / layout.blocks;
   if ((layout.view.dim + layout.block - 1) / layout.block != layout.blocks)
     return ctx.invalid("block_size does not fit the scale");

@@ -3,6 +3,7 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_bct(const PassOptions&);
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
 std::unique_ptr<Pass> make_convert_float16(const PassOptions&);
 std::unique_ptr<Pass> make_dynamic_int8(const PassOptions&);
@@ -129,7 +130,30 @@ constexpr OptionSpec kConvertFloat16Options[] = {
     {"keep", kPatterns, "", "Operators or nodes that stay in float32 besides those that are never converted (a;b)"},
 };
 
+constexpr OptionSpec kBctOptions[] = {
+    {"weight-bits", kChoice, "8", "Of products, convolutions and recurrent layers; up to 4 are stored in 4, 0: float",
+     "0|2|3|4|5|6|7|8"},
+    {"embedding-bits", kChoice, "8", "Of tables that Gather reads and of position tables", "0|2|3|4|5|6|7|8"},
+    {"parameter-bits", kChoice, "8", "Of biases, gains and other parameters", "0|2|3|4|5|6|7|8"},
+    {"block", kChoice, "64", "Constants that share an exponent", "16|32|64|128|256|512|1024|2048|4096"},
+    {"activation-bits", kChoice, "8", "Of intermediate results; 0: they, norms and functions stay in float",
+     "0|4|5|6|7|8|16"},
+    {"activation-block", kInt, "64", "Channels of intermediate results that share an exponent", "1.."},
+    {"function-bits", kChoice, "8", "Of what the tables of GELU and other functions read; 0: functions stay in float",
+     "0|4|5|6|7|8"},
+    {"softmax-bits", kChoice, "10", "Of the distance from the largest score, which the table of exp reads; 0: float",
+     "0|6|7|8|9|10|11|12"},
+    {"probability-bits", kChoice, "16", "Of what Softmax gives; 8 flatten long rows", "8|16"},
+    {"norm-bits", kChoice, "8", "Of a factor 4 of the sum of squares, in the table of 1/sqrt; 0: norms stay in float",
+     "0|6|7|8|9|10|11|12"},
+    {"refine", kBool, "true", "Take smaller exponents, which clip, where the squared error falls"},
+    {"exclude", kPatterns, "", "No constants and no norms, softmaxes and functions whose name matches a glob (a;b)"},
+};
+
 constexpr PassInfo kPasses[] = {
+    {"bct", "quantize", kLossy,
+     "Puts weights and intermediate results into integer blocks with power-of-two scales, functions into tables",
+     kBctOptions, make_bct},
     {"convert-blockwise-form", "quantize", kExact,
      "Stores blockwise low-bit weights for MatMulNBits or for DequantizeLinear", kConvertBlockwiseFormOptions,
      make_convert_blockwise_form},

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "exec/executor.h"
+#include "exec/integer/integer_executor.h"
 #include "tests/support/calibrated_run.h"
 
 namespace onnxfold::test {
@@ -315,6 +316,33 @@ TEST(Bct, NarrowActivationsAreClipped) {
   EXPECT_GE(count(*run.model, "Clip"), 2U);
   EXPECT_LT(damage(kPerceptron, data, {{"activation-bits", "5"}}), 0.2);
 }
+
+// Integers alone compute what floats compute, to the bit.
+void expect_integers_agree(const std::string& text, const Dataset& data, const OptionMap& options = {}) {
+  const CalibratedRun run = run_calibrated("bct", text, &data, options);
+  ASSERT_TRUE(run.did());
+  IntegerCounts counts;
+  const auto executor = IntegerExecutor::create(*run.model);
+  ASSERT_TRUE(executor) << executor.error().message;
+  const auto result = (*executor)->run(data.batches[0], &counts);
+  ASSERT_TRUE(result) << result.error().message;
+  EXPECT_TRUE(counts.floats.empty()) << counts.floats.begin()->first;
+  EXPECT_GT(counts.integer, 5);
+  ASSERT_LT(counts.largest_sum, 1 << 24) << counts.where;
+  EXPECT_EQ(*to_doubles(result->outputs[0].array), first_output(*run.model, data));
+}
+
+TEST(BctIntegers, AgreeOnAPerceptron) {
+  const Dataset data = normal_data("x", {4, 6, 64});
+  for (const std::string bits : {"4", "8"}) {
+    for (const std::string block : {"32", "1024"}) {
+      expect_integers_agree(kPerceptron, data, {{"weight-bits", bits}, {"block", block}, {"activation-block", "32"}});
+    }
+  }
+  expect_integers_agree(kPerceptron, data, {{"activation-bits", "5"}, {"function-bits", "4"}});
+}
+
+TEST(BctIntegers, AgreeOnAttentionAndNorm) { expect_integers_agree(kBlock, normal_data("x", {2, 5, 32})); }
 
 }  // namespace
 }  // namespace onnxfold::test

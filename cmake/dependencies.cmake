@@ -12,6 +12,8 @@ find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
 find_library(XXHASH_LIBRARY xxhash REQUIRED)
 find_path(HWY_INCLUDE_DIR hwy/highway.h REQUIRED)
 find_library(HWY_LIBRARY hwy REQUIRED)
+# Headers only: the network simplex.
+find_path(LEMON_INCLUDE_DIR lemon/network_simplex.h REQUIRED)
 # oneDNN's own package file asks for OpenCL development files, which nothing here needs.
 find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
 find_library(DNNL_LIBRARY dnnl REQUIRED)

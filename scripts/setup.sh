@@ -12,6 +12,7 @@ packages=(
   g++ libprotobuf-dev protobuf-compiler   # ONNX files
   libdnnl-dev libhwy-dev libeigen3-dev    # products and convolutions, SIMD, float64 linear algebra
   libboost-program-options-dev libexpected-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev
+  liblemon-dev                            # exact optimal transport (network simplex)
   libxxhash-dev libzip-dev zlib1g-dev python3-venv
 )
 [[ ${1:-} == --tests ]] && packages+=(libgtest-dev clang clang-format clang-tidy libbenchmark-dev unzip)

@@ -41,11 +41,39 @@ Result<Weight> weight_of(const Value& constant) {
   return Weight{tensor.dims(), std::move(numbers)};
 }
 
+std::optional<std::vector<std::int64_t>> permutation_of(const Matrix& map) {
+  if (map.rows != map.cols) return {};
+  std::vector<std::int64_t> row_of(static_cast<std::size_t>(map.cols), -1);
+  for (std::int64_t i = 0; i < map.rows; ++i) {
+    std::int64_t ones = 0;
+    for (std::int64_t j = 0; j < map.cols; ++j) {
+      const double x = map.at(i, j);
+      if (x == 0) continue;
+      if (x != 1 || ++ones > 1 || row_of[static_cast<std::size_t>(j)] >= 0) return {};
+      row_of[static_cast<std::size_t>(j)] = i;
+    }
+    if (ones == 0) return {};
+  }
+  return row_of;
+}
+
 Weight mapped(const Weight& weight, int axis, const Matrix& map) {
   const Split split = split_at(weight.dims, axis);
   Weight result;
   result.dims = weight.dims;
   result.dims[static_cast<std::size_t>(axis)] = map.cols;
+  if (const auto row_of = permutation_of(map)) {
+    result.data.resize(weight.data.size());
+    for (std::int64_t i = 0; i < split.outer; ++i) {
+      const std::int64_t start = i * split.size;
+      for (std::int64_t j = 0; j < split.size; ++j) {
+        const std::int64_t from = start + (*row_of)[static_cast<std::size_t>(j)];
+        std::copy_n(weight.data.begin() + from * split.inner, split.inner,
+                    result.data.begin() + (start + j) * split.inner);
+      }
+    }
+    return result;
+  }
   if (split.inner == 1) {
     result.data = product(Matrix(split.outer, split.size, weight.data), map).data;
     return result;

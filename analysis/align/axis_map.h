@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "analysis/algebra/matrix.h"
@@ -17,6 +18,8 @@ struct Weight {
 // Errors: those of reading; invalid_argument for NaN and infinity.
 Result<Weight> weight_of(const Value& constant);
 
+// Of a matrix that permutes: the row of every column's one.
+std::optional<std::vector<std::int64_t>> permutation_of(const Matrix& map);
 // new[.., j, ..] = sum_i map[i, j] old[.., i, ..] along `axis`.
 Weight mapped(const Weight& weight, int axis, const Matrix& map);
 // cross[i, j] = sum over all other indices of a[.., i, ..] b[.., j, ..].

@@ -6,24 +6,15 @@
 // Re-Basin).
 #include <fmt/format.h>
 
-#include "analysis/compare/ensemble.h"
 #include "analysis/structure/correspondence.h"
 #include "formats/onnx/onnx_file.h"
 #include "passes/merge/alignment.h"
+#include "passes/merge/candidate.h"
 #include "passes/merge/method.h"
-#include "passes/merge/repair.h"
 #include "passes/merge/weights.h"
 
 namespace onnxfold {
 namespace {
-
-// One way to align and repair; the one closest to the ensemble on the calibration data is kept.
-struct Candidate {
-  std::string name;
-  std::unique_ptr<Model> merged;
-  std::vector<std::unique_ptr<Model>> aligned;
-  std::vector<MergeLayer> layers;
-};
 
 class Align {
  public:
@@ -42,10 +33,7 @@ class Align {
       OF_ASSIGN(Candidate made, candidate(count));
       candidates.push_back(std::move(made));
     }
-    OF_ASSIGN(const std::size_t best, best_of(candidates));
-    result_.merged = std::move(candidates[best].merged);
-    result_.aligned = std::move(candidates[best].aligned);
-    result_.layers = std::move(candidates[best].layers);
+    OF_TRY(take_best(candidates, input_, result_));
     return std::move(result_);
   }
 
@@ -69,33 +57,8 @@ class Align {
     for (const auto& model : made.aligned) parents.push_back(model.get());
     parents.push_back(&anchor);
     OF_ASSIGN(made.merged, merge_weights(parents, nullptr, {average, input_.weights, {}, {}, 0}));
-    if (options_.text("repair") == "ridge" && input_.calibration != nullptr) {
-      RepairOptions repair{options_.number("damping"), options_.text("target") == "stream",
-                           static_cast<int>(options_.integer("rounds")), input_.weights};
-      OF_ASSIGN(const int fitted, repair_ridge(*made.merged, parents, *input_.calibration, repair));
-      made.name += fmt::format(", {} Linears repaired", fitted);
-    }
+    OF_TRY(repair_candidate(made, parents, input_, options_));
     return made;
-  }
-
-  Result<std::size_t> best_of(const std::vector<Candidate>& candidates) {
-    if (candidates.size() == 1) {
-      note(candidates.front().name);
-      return std::size_t{0};
-    }
-    std::vector<const Model*> parents, models;
-    for (const auto& parent : input_.parents) parents.push_back(parent.get());
-    for (const Candidate& each : candidates) models.push_back(each.merged.get());
-    OF_ASSIGN(const EnsembleReport report, score_against_ensemble(parents, models, *input_.calibration));
-    std::size_t best = 0;
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      if (report.models[i].kl < report.models[best].kl) best = i;
-    }
-    for (std::size_t i = 0; i < candidates.size(); ++i) {
-      note(fmt::format("{}: KL to the ensemble {:.4g} on the calibration data{}", candidates[i].name,
-                       report.models[i].kl, i == best ? " (chosen)" : ""));
-    }
-    return best;
   }
 
   WholeMergeInput input_;

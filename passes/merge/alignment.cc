@@ -9,6 +9,7 @@
 #include "analysis/algebra/assignment.h"
 #include "analysis/algebra/orthogonal.h"
 #include "analysis/align/axis_map.h"
+#include "analysis/align/cross_statistics.h"
 #include "analysis/align/heads.h"
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/axis_groups.h"
@@ -16,57 +17,6 @@
 
 namespace onnxfold {
 namespace {
-
-// Cross products of two models' activations, summed over batches.
-struct CrossStatistics {
-  Matrix cross;  // X'Y
-  Moments first, second;
-
-  // (X - mean)'(Y - mean), scaled so that equal features give a trace of 1.
-  Matrix centred() const {
-    Matrix result = cross;
-    const std::vector<double> x = first.mean(), y = second.mean();
-    const double rows = static_cast<double>(std::max<std::int64_t>(first.rows, 1));
-    for (std::int64_t i = 0; i < result.rows; ++i) {
-      for (std::int64_t j = 0; j < result.cols; ++j) {
-        result.at(i, j) -= rows * x[static_cast<std::size_t>(i)] * y[static_cast<std::size_t>(j)];
-      }
-    }
-    return result;
-  }
-  static std::vector<double> spreads(const Moments& moments) {
-    std::vector<double> result = moments.mean();
-    const double rows = static_cast<double>(std::max<std::int64_t>(moments.rows, 1));
-    for (std::size_t i = 0; i < result.size(); ++i) {
-      result[i] = std::sqrt(std::max(moments.sum_squares[i] - rows * result[i] * result[i], 0.0));
-    }
-    return result;
-  }
-  static double norm(const std::vector<double>& values) {
-    double squared = 0;
-    for (const double x : values) squared += x * x;
-    return std::sqrt(squared);
-  }
-  Matrix scaled() const {
-    Matrix result = centred();
-    const double size = norm(spreads(first)) * norm(spreads(second));
-    if (size > 0) {
-      for (double& x : result.data) x /= size;
-    }
-    return result;
-  }
-  Matrix correlation() const {
-    Matrix result = centred();
-    const std::vector<double> x = spreads(first), y = spreads(second);
-    for (std::int64_t i = 0; i < result.rows; ++i) {
-      for (std::int64_t j = 0; j < result.cols; ++j) {
-        const double size = x[static_cast<std::size_t>(i)] * y[static_cast<std::size_t>(j)];
-        result.at(i, j) = size > 0 ? result.at(i, j) / size / static_cast<double>(result.rows) : 0;
-      }
-    }
-    return result;
-  }
-};
 
 double trace(const Matrix& map, const Matrix& cross) {
   double result = 0;
@@ -264,10 +214,7 @@ class Aligner {
                             for (const Tap& each : taps) {
                               OF_ASSIGN(const Matrix x, rows_of(a.at(each.first), mask, each.axis));
                               OF_ASSIGN(const Matrix y, rows_of(b.at(each.second), mask, each.axis));
-                              CrossStatistics& entry = statistics[each.first];
-                              add_gram(entry.cross, x, y);
-                              entry.first.add(x);
-                              entry.second.add(y);
+                              statistics[each.first].add(x, y);
                             }
                             return {};
                           }));
@@ -298,7 +245,8 @@ class Aligner {
       for (const Tap& each : taps) {
         const CrossStatistics& entry = statistics.at(each.first);
         const bool assigned = group.permutation_only || !options_.rotate;
-        cross = sum(cross, assigned ? entry.correlation() : entry.scaled(), 1 / static_cast<double>(taps.size()));
+        cross = sum(cross, assigned ? entry.correlation() : entry.scaled(),
+                    1 / static_cast<double>(taps.size() * static_cast<std::size_t>(assigned ? group.size : 1)));
       }
       const Matrix map = best_map(group, cross);
       layers_.push_back({name_of(group), kind_of(group), diagonal(cross), trace(map, cross), 0});

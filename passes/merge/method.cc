@@ -23,7 +23,7 @@ constexpr std::array kDare = {
 };
 
 constexpr std::array kAlign = {
-    OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data", "ridge|none"},
+    OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data", "ridge|regmean|stats|none"},
     OptionSpec{"damping", OptionType::kFloat, "0.001",
                "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
     OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
@@ -32,10 +32,32 @@ constexpr std::array kAlign = {
     OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
 };
 
+constexpr std::array kOt = {
+    OptionSpec{"features", OptionType::kChoice, "auto", "what neurons are compared by; auto: activations with data",
+               "auto|activations|weights"},
+    OptionSpec{"solver", OptionType::kChoice, "sinkhorn", "soft maps, or exact ones (a permutation for equal widths)",
+               "sinkhorn|exact"},
+    OptionSpec{"lambda", OptionType::kFloat, "0", "of Sinkhorn; 0: 0.08 for activations, 0.06 for weights", "0..1000"},
+    OptionSpec{"policy", OptionType::kChoice, "auto",
+               "maps where a branch joins the stream; auto: the better of mean and no-resid, by KL to the ensemble",
+               "auto|mean|weighted-scalar|weighted-matrix|no-resid|only-resid|identity"},
+    OptionSpec{"scores", OptionType::kChoice, "separate", "maps of queries and keys", "separate|common|joint"},
+    OptionSpec{"heads", OptionType::kChoice, "cross", "may weight move between heads?", "cross|apart"},
+    OptionSpec{"repair", OptionType::kChoice, "none", "closed-form repair of the average, with data",
+               "ridge|regmean|stats|none"},
+    OptionSpec{"damping", OptionType::kFloat, "0.001",
+               "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
+    OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
+               "stream|output"},
+    OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
+};
+
 const std::array kMethods = {
     MergeMethod{"align", "brings every model into the anchor's basis without changing it, averages, repairs", false,
                 true, nullptr, align, kAlign},
     MergeMethod{"permute", "the same with permutations only (Git Re-Basin)", false, false, nullptr, permute, kAlign},
+    MergeMethod{"ot", "carries every model over by optimal transport, also between widths, and averages", false, false,
+                nullptr, ot, kOt},
     MergeMethod{"average", "weighted mean of the weights", false, false, average, nullptr, {}},
     MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp},
     MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, false, task_arithmetic, nullptr,

@@ -52,7 +52,8 @@ struct MergeLayer {
   std::string kind;   // "stream", "heads", "hidden units", "channels"
   double before = 0;  // mean similarity (cosine) of matched neurons in the order of the files...
   double after = 0;   // ...and after alignment
-  double cost = 0;    // transport cost, of methods that have one
+  double cost = 0;    // of the transport: mean distance of what goes together, 1 is the largest there is
+  double sharpness = 1;  // of the transport: the largest share in a neuron, in the mean; 1: one goes to each
 };
 
 // What methods that look at whole models get. Parents correspond, have inputs of the same names, and may be changed.
@@ -71,6 +72,7 @@ struct WholeMerge {
 using WholeMergeFunction = Result<WholeMerge> (*)(WholeMergeInput input, const PassOptions& options);
 
 Result<WholeMerge> align(WholeMergeInput input, const PassOptions& options);
+Result<WholeMerge> ot(WholeMergeInput input, const PassOptions& options);
 Result<WholeMerge> permute(WholeMergeInput input, const PassOptions& options);
 
 struct MergeMethod {

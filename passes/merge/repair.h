@@ -1,5 +1,8 @@
 // Repair of a merged model in closed form, from unlabelled data.
 //
+// stats (REPAIR, Jordan et al., 2023): walks the network; every output channel of a Linear gets the mean and the
+// deviation that it has in the aligned parents, in the mean.
+// regmean (Jin et al., 2023): W = (sum w_i G_i)^-1 sum w_i G_i W_i, G_i = X_i'X_i of what reaches the Linear in parent i.
 // ridge: walks the network; every Linear is fitted so that, on what reaches it in the merged model, it gives the mean
 // of what the aligned parents give there (student input, teacher target), toward the merged weight:
 //   [W; b] = argmin ||[X 1] [W; b] - Y||^2 + lambda ||[W; b] - [W0; b0]||^2,  lambda = damping * mean diagonal of X'X.
@@ -25,5 +28,14 @@ struct RepairOptions {
 // of the executor; unsupported, when statistics hold NaN.
 Result<int> repair_ridge(Model& merged, const std::vector<const Model*>& parents, const Dataset& data,
                          const RepairOptions& options);
+
+// The same for the other two. Of regmean only `damping` (0: 1e-6) and `weights` count, of stats only `weights`.
+Result<int> repair_regmean(Model& merged, const std::vector<const Model*>& parents, const Dataset& data,
+                           const RepairOptions& options);
+Result<int> repair_stats(Model& merged, const std::vector<const Model*>& parents, const Dataset& data,
+                         const RepairOptions& options);
+
+// BatchNormalization: mean and variance of what reaches it in this model, one node after the other. Returns how many.
+Result<int> recompute_batch_statistics(Model& model, const Dataset& data);
 
 }  // namespace onnxfold

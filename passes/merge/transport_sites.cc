@@ -1,0 +1,277 @@
+#include "passes/merge/transport_sites.h"
+
+#include <cmath>
+#include <set>
+
+namespace onnxfold {
+namespace {
+
+std::vector<std::int64_t> columns_of(const Projection& projection, std::int64_t first_head = 0,
+                                     std::int64_t head_step = 1) {
+  std::vector<std::int64_t> columns;
+  for (std::int64_t head = first_head; head < projection.heads; head += head_step) {
+    for (std::int64_t element = 0; element < projection.width; ++element) {
+      columns.push_back(projection.offset + head * projection.head_stride + element * projection.element_stride);
+    }
+  }
+  return columns;
+}
+
+bool fits(const Projection& projection) {
+  return projection.linear && projection.heads > 0 && projection.width > 0 && projection.head_stride > 0 &&
+         columns_of(projection).back() < projection.linear->out;
+}
+
+bool masks_by_head(const Attention& attention) {
+  for (const Value* mask : attention.masks) {
+    if (!mask->type().shape) return true;
+    const auto& dims = *mask->type().shape;
+    if (dims.size() >= 3 && !(dims[dims.size() - 3].known() && *dims[dims.size() - 3].value == 1)) return true;
+  }
+  return false;
+}
+
+bool cached(const Attention& attention) {
+  return attention.k.past != nullptr || attention.k.present != nullptr || attention.v.past != nullptr ||
+         attention.v.present != nullptr;
+}
+
+// Products of q, k, v and out are Linears whose columns can be told.
+bool understood(const Attention& attention) {
+  return attention.out && attention.packed_weight == nullptr && attention.packed_bias == nullptr &&
+         attention.heads > 0 && attention.kv_heads > 0 && attention.heads % attention.kv_heads == 0 &&
+         fits(attention.q) && fits(attention.k) && fits(attention.v) && !cached(attention) &&
+         attention.gate == nullptr && !attention.inner_norm && attention.out->in == attention.heads * attention.v.width;
+}
+
+class Finder {
+ public:
+  Finder(const Graph& model, const Graph& anchor, const Correspondence& map, const AxisGroups& groups,
+         const TransportOptions& options)
+      : model_(model), anchor_(anchor), map_(map), groups_(groups), options_(options) {}
+
+  Result<TransportSites> run() {
+    for (const AxisGroup& group : groups_.groups) {
+      for (const AxisPlace& place : group.values) free_.insert({place.value, place.axis});
+    }
+    OF_TRY(find_heads());
+    find_gates();
+    for (const Node* node : anchor_.nodes()) visit(*node);
+    return std::move(found_);
+  }
+
+ private:
+  // What stands in the other model where `value` stands in the anchor.
+  Value* partner(const Value* value) const {
+    const auto found = map_.first_of.find(value);
+    return found == map_.first_of.end() ? nullptr : found->second;
+  }
+  std::optional<Linear> partner(const Linear& linear) const {
+    const Value* other = partner(linear.product->output());
+    if (other == nullptr || other->producer() == nullptr) return {};
+    return linear_at(*other->producer());
+  }
+
+  bool last_is_free(const Value* value) const { return free_.count({value, value->rank().value_or(0) - 1}) != 0; }
+
+  SitePart part_of(const Linear& linear, std::vector<std::int64_t> first, std::vector<std::int64_t> second) const {
+    return {linear.product, partner(linear)->output, linear.output, -1, std::move(first), std::move(second)};
+  }
+  std::size_t add(TransportSite site) {
+    found_.sites.push_back(std::move(site));
+    return found_.sites.size() - 1;
+  }
+
+  // ---- attention ----
+  Status find_heads() {
+    std::map<const Node*, Attention> others;
+    for (Attention& attention : find_attentions(model_)) {
+      if (understood(attention)) others.emplace(attention.out->product, std::move(attention));
+    }
+    for (const Attention& attention : groups_.attentions) {
+      if (!understood(attention)) continue;
+      const auto out = partner(*attention.out);
+      const auto other = out ? others.find(out->product) : others.end();
+      if (other == others.end()) continue;
+      if (taken_.count(attention.q.linear->weight) != 0) continue;  // layers that share weights
+      for (const Projection* each : {&attention.q, &attention.k, &attention.v}) taken_.insert(each->linear->weight);
+      OF_TRY(add_heads(other->second, attention));
+      found_.attentions.push_back(attention);
+    }
+    return {};
+  }
+
+  Status add_heads(const Attention& a, const Attention& b) {
+    TransportSite base;
+    base.name = b.out->product->label();
+    base.attention = attentions_++;
+    base.first_heads = a.kv_heads;
+    base.second_heads = b.kv_heads;
+    base.fixed_heads = masks_by_head(b);
+    base.whole_heads = b.rotary || b.q.norm || b.k.norm;
+    if (a.heads / a.kv_heads != b.heads / b.kv_heads) return refuse(b, "they share keys among different numbers of queries");
+    if (base.fixed_heads && a.kv_heads != b.kv_heads) return refuse(b, "masks tell heads apart whose numbers differ");
+    if (base.whole_heads && a.q.width != b.q.width) return refuse(b, "rotary embedding or norms hold elements of heads whose widths differ");
+    double factor = 1;
+    if (a.q.width != b.q.width) {
+      if (!a.scale || !b.scale || *a.scale * *b.scale <= 0) return refuse(b, "the scale of the scores is not known");
+      const double wide = *a.scale * static_cast<double>(a.q.width);
+      factor = std::sqrt(wide / (*b.scale * static_cast<double>(b.q.width)));
+      for (const Node* node : b.nodes) {
+        if (linear_at(*node)) continue;
+        for (const Value* input : node->inputs()) {
+          if (parameter(input) != nullptr) found_.kept.push_back(input);
+        }
+      }
+    }
+    OF_TRY(add_scores(a, b, base, factor));
+    add_values(a, b, base);
+    return {};
+  }
+  static Status refuse(const Attention& attention, const std::string& why) {
+    return fail(Code::kUnsupported, "attention before '" + attention.out->product->label() + "' cannot be transported: " + why);
+  }
+
+  Status add_scores(const Attention& a, const Attention& b, const TransportSite& base, double factor) {
+    using Scores = TransportOptions::Scores;
+    if (options_.scores == Scores::kJoint && !base.whole_heads) return add_joint(a, b, base, factor);
+    if (options_.scores == Scores::kSeparate && !base.whole_heads) {
+      add_projection(a.q, b.q, base, "queries", factor);
+      add_projection(a.k, b.k, base, "keys", factor);
+      return {};
+    }
+    TransportSite site = base;
+    site.kind = "queries and keys";
+    const std::int64_t repeats = b.heads / b.kv_heads;
+    for (std::int64_t r = 0; r < repeats; ++r) {
+      site.parts.push_back(part_of(*b.q.linear, columns_of(a.q, r, repeats), columns_of(b.q, r, repeats)));
+    }
+    site.parts.push_back(part_of(*b.k.linear, columns_of(a.k), columns_of(b.k)));
+    const std::size_t at = add(std::move(site));
+    found_.columns[b.q.linear->product].push_back({at, 0, columns_of(a.q), columns_of(b.q), repeats, factor});
+    found_.columns[b.k.linear->product].push_back({at, 0, columns_of(a.k), columns_of(b.k), 1, factor});
+    return {};
+  }
+  void add_projection(const Projection& a, const Projection& b, const TransportSite& base, const char* kind,
+                      double factor) {
+    TransportSite site = base;
+    site.kind = kind;
+    site.first_heads = a.heads;
+    site.second_heads = b.heads;
+    // Queries that share a key keep to heads by themselves.
+    if (b.heads != base.second_heads) site.attention = -1;
+    site.parts.push_back(part_of(*b.linear, columns_of(a), columns_of(b)));
+    const std::size_t at = add(std::move(site));
+    found_.columns[b.linear->product].push_back({at, 0, columns_of(a), columns_of(b), 1, factor});
+  }
+  Status add_joint(const Attention& a, const Attention& b, const TransportSite& base, double factor) {
+    if (b.q.linear->input != b.k.linear->input) return refuse(b, "joint maps need queries and keys of one value");
+    if (options_.heads_apart) return refuse(b, "joint maps cross heads; choose heads=cross");
+    TransportSite site = base;
+    site.kind = "queries and keys";
+    site.joint = true;
+    site.first_heads = site.second_heads = 0;
+    site.parts.push_back(part_of(*b.q.linear, columns_of(a.q), columns_of(b.q)));
+    site.parts.push_back(part_of(*b.k.linear, columns_of(a.k), columns_of(b.k)));
+    const std::size_t at = add(std::move(site));
+    const std::vector<std::int64_t> q = columns_of(b.q);
+    found_.columns[b.q.linear->product].push_back({at, 0, columns_of(a.q), q, 1, factor});
+    const auto offset = static_cast<std::int64_t>(q.size());
+    found_.columns[b.k.linear->product].push_back({at, offset, columns_of(a.k), columns_of(b.k), 1, factor});
+    return {};
+  }
+  void add_values(const Attention& a, const Attention& b, const TransportSite& base) {
+    TransportSite site = base;
+    site.kind = "values";
+    site.whole_heads = b.v.norm.has_value();
+    site.parts.push_back(part_of(*b.v.linear, columns_of(a.v), columns_of(b.v)));
+    const std::size_t at = add(std::move(site));
+    found_.columns[b.v.linear->product].push_back({at, 0, columns_of(a.v), columns_of(b.v), 1, 1});
+    SiteColumns context{at, 0, {}, {}, b.heads / b.kv_heads, 1};
+    context.first.resize(static_cast<std::size_t>(a.out->in));
+    context.second.resize(static_cast<std::size_t>(b.out->in));
+    found_.inputs[b.out->product] = std::move(context);
+  }
+
+  // ---- gated feed-forward layers: one map for gate and up ----
+  void find_gates() {
+    std::map<const Node*, FeedForward> others;
+    for (FeedForward& layer : find_feed_forwards(model_)) others.emplace(layer.down.product, std::move(layer));
+    for (const FeedForward& layer : find_feed_forwards(anchor_)) {
+      if (!layer.gated() || !layer.gate || layer.inner_norm || layer.hidden <= 0) continue;
+      const auto down = partner(layer.down);
+      const auto other = down ? others.find(down->product) : others.end();
+      if (other == others.end() || !other->second.gate || other->second.packed() != layer.packed()) continue;
+      if (!layer.packed() && !last_is_free(layer.up.output)) continue;
+      add_gate(other->second, layer);
+    }
+  }
+  static std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
+    std::vector<std::int64_t> columns;
+    for (std::int64_t i = 0; i < count; ++i) columns.push_back(begin + i);
+    return columns;
+  }
+  void add_gate(const FeedForward& a, const FeedForward& b) {
+    TransportSite site;
+    site.name = b.up.product->label();
+    site.kind = "hidden units";
+    const auto gate0 = range(a.gate_offset, a.hidden), gate1 = range(b.gate_offset, b.hidden);
+    const auto up0 = range(a.up_offset, a.hidden), up1 = range(b.up_offset, b.hidden);
+    site.parts = {part_of(*b.gate, gate0, gate1), part_of(b.up, up0, up1)};
+    const std::size_t at = add(std::move(site));
+    found_.columns[b.gate->product].push_back({at, 0, gate0, gate1, 1, 1});
+    found_.columns[b.up.product].push_back({at, 0, up0, up1, 1, 1});
+    if (!b.packed()) return;
+    SiteColumns hidden{at, 0, {}, {}, 1, 1};
+    hidden.first.resize(static_cast<std::size_t>(a.hidden));
+    hidden.second.resize(static_cast<std::size_t>(b.hidden));
+    found_.inputs[b.down.product] = std::move(hidden);
+  }
+
+  // ---- everything else ----
+  void visit(const Node& node) {
+    if (found_.columns.count(&node) != 0) return;
+    if (const auto linear = linear_at(node)) {
+      if (last_is_free(linear->output) && partner(*linear)) {
+        add_whole({&node, partner(*linear)->output, linear->output, -1, {}, {}}, "Linear");
+      }
+      return;
+    }
+    const bool table = node.is("Gather") && parameter(node.input(0)) != nullptr && node.attr_int("axis", 0) == 0 &&
+                       is_float(parameter(node.input(0))->dtype());
+    const bool conv = node.is("Conv") && node.attr_int("group", 1) == 1;
+    if (!table && !conv) return;
+    const int axis = table ? node.output()->rank().value_or(0) - 1 : 1;
+    Value* other = partner(node.output());
+    if (free_.count({node.output(), axis}) == 0 || other == nullptr) return;
+    add_whole({&node, other, node.output(), axis, {}, {}}, table ? "embedding" : "convolution");
+  }
+  void add_whole(SitePart part, const char* kind) {
+    TransportSite site;
+    site.name = part.maker->label();
+    site.kind = kind;
+    const Node* maker = part.maker;
+    site.parts.push_back(std::move(part));
+    const std::size_t at = add(std::move(site));
+    found_.columns[maker].push_back({at, 0, {}, {}, 1, 1});
+  }
+
+  const Graph& model_;
+  const Graph& anchor_;
+  const Correspondence& map_;
+  const AxisGroups& groups_;
+  const TransportOptions& options_;
+  std::set<std::pair<const Value*, int>> free_;  // axes whose neurons may move
+  std::set<const Value*> taken_;
+  int attentions_ = 0;
+  TransportSites found_;
+};
+
+}  // namespace
+
+Result<TransportSites> find_transport_sites(const Graph& model, const Graph& anchor, const Correspondence& map,
+                                            const AxisGroups& groups, const TransportOptions& options) {
+  return Finder(model, anchor, map, groups, options).run();
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,75 @@
+// Where optimal transport makes new maps: outputs of Linears, convolutions and embeddings of two corresponding models.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "analysis/structure/axis_groups.h"
+#include "analysis/structure/correspondence.h"
+#include "analysis/structure/feed_forward.h"
+#include "passes/merge/residual_policy.h"
+
+namespace onnxfold {
+
+struct Dataset;
+
+struct TransportOptions {
+  enum class Scores { kSeparate, kCommon, kJoint };
+
+  const Dataset* data = nullptr;  // null: features are weights
+  bool activations = true;        // features are what the neurons compute; REQUIRES data
+  bool exact = false;             // else Sinkhorn
+  double lambda = 0.08;           // of Sinkhorn
+  Scores scores = Scores::kSeparate;
+  bool heads_apart = false;  // weight stays within heads
+  ResidualPolicy policy = ResidualPolicy::kMean;
+};
+
+// Neurons of one value in both models.
+struct SitePart {
+  const Node* maker = nullptr;  // of the anchor: product of a Linear, Conv, Gather
+  Value* first = nullptr;       // of the model that is transported
+  Value* second = nullptr;      // of the anchor
+  int axis = -1;                // of the channels
+  std::vector<std::int64_t> first_columns, second_columns;  // empty: all
+};
+
+// One plan. Features of the parts are further samples of the same neurons; those of a joint site further neurons.
+struct TransportSite {
+  std::string name, kind;
+  std::vector<SitePart> parts;
+  bool joint = false;
+  std::int64_t first_heads = 0, second_heads = 0;  // neurons counted head by head; 0: there are no heads
+  bool whole_heads = false;  // elements of a head keep their places (rotary embedding, norms inside of heads)
+  bool fixed_heads = false;  // heads keep their places
+  int attention = -1;        // sites with the same number move heads alike when heads are kept apart
+};
+
+// Columns of a Linear's output that a site maps. Its plan is over `columns / repeats` neurons: query heads that share a
+// key-value head are mapped alike.
+struct SiteColumns {
+  std::size_t site = 0;
+  std::int64_t part_offset = 0;  // of a joint site: where these neurons begin among the anchor's
+  std::vector<std::int64_t> first, second;
+  std::int64_t repeats = 1;
+  double factor = 1;  // on the aligned weights: queries and keys of heads that change their width
+};
+
+struct TransportSites {
+  std::vector<TransportSite> sites;
+  std::map<const Node*, std::vector<SiteColumns>> columns;  // by product (or Conv, Gather) of the anchor
+  // Products of the anchor whose input is made of a site's neurons behind an attention or a packed gate.
+  std::map<const Node*, SiteColumns> inputs;
+  std::vector<Attention> attentions;  // of the anchor
+  // Constants of the anchor that say how scores are scaled where head widths differ: the anchor's are kept.
+  std::vector<const Value*> kept;
+};
+
+// REQUIRES types of both models. Errors: unsupported, when an option cannot be followed (joint maps of queries and keys
+// that read different values) or heads of different widths would have to keep their elements apart.
+Result<TransportSites> find_transport_sites(const Graph& model, const Graph& anchor, const Correspondence& map,
+                                            const AxisGroups& groups, const TransportOptions& options);
+
+}  // namespace onnxfold

@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 
+#include "exec/double_gemm.h"
 #include "exec/parallel.h"
 
 namespace onnxfold {
@@ -16,6 +17,7 @@ constexpr std::int64_t kTileRows = 192;
 constexpr std::int64_t kTileColumns = 768;
 // Below this many multiplications a second thread costs more than it brings.
 constexpr std::int64_t kThreadWork = 1 << 17;
+constexpr std::int64_t kPanelLines = 8;
 
 struct Plan {
   std::int64_t m, n, k;
@@ -52,6 +54,12 @@ using ConstMap = Eigen::Map<const RowMatrix, 0, Stride>;
 
 void multiply(const Plan& p, const Tile& tile, double alpha, const double* a, const double* b, double beta, double* c) {
   scale(c, p.ldc, tile, beta);
+  // Copying panels would cost as much as the product of a few rows or columns.
+  if (tile.rows >= kPanelLines && tile.columns >= kPanelLines) {
+    const DoubleOperand first{a, p.trans_a ? 1 : p.lda, p.trans_a ? p.lda : 1};
+    const DoubleOperand second{b, p.trans_b ? 1 : p.ldb, p.trans_b ? p.ldb : 1};
+    return add_double_product(tile.rows, tile.columns, p.k, alpha, first, second, c, p.ldc);
+  }
   Eigen::Map<RowMatrix, 0, Stride> out(c, tile.rows, tile.columns, Stride(p.ldc));
   const ConstMap left(a, p.trans_a ? p.k : tile.rows, p.trans_a ? tile.rows : p.k, Stride(p.lda));
   const ConstMap right(b, p.trans_b ? tile.columns : p.k, p.trans_b ? p.k : tile.columns, Stride(p.ldb));

@@ -1,4 +1,4 @@
-// Matrix products of row-major matrices: the one place that calls oneDNN's sgemm and Eigen's products.
+// Matrix products of row-major matrices: the one place that calls oneDNN's sgemm, and products in double.
 //
 // Every product is cut into tiles whose size depends on the shapes alone, and one thread computes a tile, so results
 // have the same bits at any number of threads. Float sums are oneDNN's (float accumulators); double is used in float64

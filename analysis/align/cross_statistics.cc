@@ -118,7 +118,8 @@ Matrix distances(const Similarity& similarity) {
   Matrix cost = similarity.values;
   for (std::int64_t i = 0; i < cost.rows; ++i) {
     for (std::int64_t j = 0; j < cost.cols; ++j) {
-      const double squares = similarity.first[static_cast<std::size_t>(i)] + similarity.second[static_cast<std::size_t>(j)];
+      const double squares =
+          similarity.first[static_cast<std::size_t>(i)] + similarity.second[static_cast<std::size_t>(j)];
       cost.at(i, j) = std::sqrt(std::max(squares - 2 * cost.at(i, j), 0.0));
     }
   }

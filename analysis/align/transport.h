@@ -13,9 +13,9 @@ namespace onnxfold {
 Result<Matrix> exact_transport(const Matrix& cost);
 
 struct SinkhornOptions {
-  double lambda = 0.08;    // weight of the plan's entropy, in units of the cost
-  int iterations = 1000;   // at most
-  double tolerance = 1e-9; // of the column sums (Euclidean norm), looked at every ten iterations
+  double lambda = 0.08;     // weight of the plan's entropy, in units of the cost
+  int iterations = 1000;    // at most
+  double tolerance = 1e-9;  // of the column sums (Euclidean norm), looked at every ten iterations
 };
 
 // Entropic transport (Cuturi, 2013): P = diag(u) exp(-cost / lambda) diag(v). In the log domain where exp would vanish

@@ -42,9 +42,9 @@ Status AlignedWeights::map(const Value& constant, const std::vector<std::pair<in
   OF_ASSIGN(Weight weight, own(constant));
   for (const auto& [axis, matrix] : maps) {
     if (weight.dims[static_cast<std::size_t>(axis)] != matrix.rows) {
-      return fail(Code::kInvalidArgument, fmt::format("axis {} of '{}' has {} neurons and {} are transported", axis,
-                                                      constant.name(), weight.dims[static_cast<std::size_t>(axis)],
-                                                      matrix.rows));
+      return fail(Code::kInvalidArgument,
+                  fmt::format("axis {} of '{}' has {} neurons and {} are transported", axis, constant.name(),
+                              weight.dims[static_cast<std::size_t>(axis)], matrix.rows));
     }
     weight = mapped(weight, axis, matrix);
   }
@@ -104,10 +104,11 @@ Result<std::unique_ptr<Model>> AlignedWeights::written(const Model& anchor) cons
     }
     const bool fits = made != made_.end() && made->second.weight.data.size() == static_cast<std::size_t>(theirs.size());
     if (!fits) {
-      return fail(Code::kInvalidArgument,
-                  fmt::format("weight '{}' is [{}] and '{}' is [{}]: its neurons lead to something that was not understood",
-                              pair.first->name(), fmt::join(own.dims(), ","), pair.second->name(),
-                              fmt::join(theirs.dims(), ",")));
+      return fail(
+          Code::kInvalidArgument,
+          fmt::format("weight '{}' is [{}] and '{}' is [{}]: its neurons lead to something that was not understood",
+                      pair.first->name(), fmt::join(own.dims(), ","), pair.second->name(),
+                      fmt::join(theirs.dims(), ",")));
     }
     OF_ASSIGN(Tensor tensor, from_doubles(theirs.dtype(), theirs.dims(), made->second.weight.data));
     replace_constant(*result->graph().find(pair.second->name()), std::move(tensor));

@@ -23,7 +23,8 @@ constexpr std::array kDare = {
 };
 
 constexpr std::array kAlign = {
-    OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data", "ridge|regmean|stats|none"},
+    OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data",
+               "ridge|regmean|stats|none"},
     OptionSpec{"damping", OptionType::kFloat, "0.001",
                "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
     OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
@@ -42,6 +43,10 @@ constexpr std::array kOt = {
                "maps where a branch joins the stream; auto: the better of mean and no-resid, by KL to the ensemble",
                "auto|mean|weighted-scalar|weighted-matrix|no-resid|only-resid|identity"},
     OptionSpec{"scores", OptionType::kChoice, "separate", "maps of queries and keys", "separate|common|joint"},
+    OptionSpec{
+        "positions", OptionType::kChoice, "reaching",
+        "positions whose activations count: all, or none that cannot reach the outputs (behind the last attention)",
+        "reaching|all"},
     OptionSpec{"heads", OptionType::kChoice, "cross", "may weight move between heads?", "cross|apart"},
     OptionSpec{"repair", OptionType::kChoice, "none", "closed-form repair of the average, with data",
                "ridge|regmean|stats|none"},

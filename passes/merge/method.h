@@ -49,10 +49,10 @@ struct Dataset;  // analysis/calibrate/dataset.h
 // A layer (or another group of neurons) of a model that was brought into the anchor's order.
 struct MergeLayer {
   std::string name;
-  std::string kind;   // "stream", "heads", "hidden units", "channels"
-  double before = 0;  // mean similarity (cosine) of matched neurons in the order of the files...
-  double after = 0;   // ...and after alignment
-  double cost = 0;    // of the transport: mean distance of what goes together, 1 is the largest there is
+  std::string kind;      // "stream", "heads", "hidden units", "channels"
+  double before = 0;     // mean similarity (cosine) of matched neurons in the order of the files...
+  double after = 0;      // ...and after alignment
+  double cost = 0;       // of the transport: mean distance of what goes together, 1 is the largest there is
   double sharpness = 1;  // of the transport: the largest share in a neuron, in the mean; 1: one goes to each
 };
 

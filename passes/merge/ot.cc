@@ -57,10 +57,11 @@ class Transport {
                         : scores == "joint" ? TransportOptions::Scores::kJoint
                                             : TransportOptions::Scores::kSeparate;
     transport_.heads_apart = options_.text("heads") == "apart";
+    transport_.all_positions = options_.text("positions") == "all";
     const std::string policy = options_.text("policy");
     for (const NamedPolicy& each : kPolicies) {
-      const bool tried = policy == "auto" && (each.policy == ResidualPolicy::kMean ||
-                                              (data && each.policy == ResidualPolicy::kNoResidual));
+      const bool tried = policy == "auto" &&
+                         (each.policy == ResidualPolicy::kMean || (data && each.policy == ResidualPolicy::kNoResidual));
       if (tried || policy == each.name) policies_.push_back(each);
     }
     if (policy.rfind("weighted", 0) == 0 && !data) {

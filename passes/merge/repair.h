@@ -2,9 +2,9 @@
 //
 // stats (REPAIR, Jordan et al., 2023): walks the network; every output channel of a Linear gets the mean and the
 // deviation that it has in the aligned parents, in the mean.
-// regmean (Jin et al., 2023): W = (sum w_i G_i)^-1 sum w_i G_i W_i, G_i = X_i'X_i of what reaches the Linear in parent i.
-// ridge: walks the network; every Linear is fitted so that, on what reaches it in the merged model, it gives the mean
-// of what the aligned parents give there (student input, teacher target), toward the merged weight:
+// regmean (Jin et al., 2023): W = (sum w_i G_i)^-1 sum w_i G_i W_i, G_i = X_i'X_i of what reaches the Linear in parent
+// i. ridge: walks the network; every Linear is fitted so that, on what reaches it in the merged model, it gives the
+// mean of what the aligned parents give there (student input, teacher target), toward the merged weight:
 //   [W; b] = argmin ||[X 1] [W; b] - Y||^2 + lambda ||[W; b] - [W0; b0]||^2,  lambda = damping * mean diagonal of X'X.
 #pragma once
 

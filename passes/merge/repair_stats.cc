@@ -19,7 +19,8 @@ ChannelStatistics statistics_of(const Moments& moments) {
   ChannelStatistics result{moments.mean(), {}};
   const double rows = static_cast<double>(std::max<std::int64_t>(moments.rows, 1));
   for (std::size_t i = 0; i < result.mean.size(); ++i) {
-    result.deviation.push_back(std::sqrt(std::max(moments.sum_squares[i] / rows - result.mean[i] * result.mean[i], 0.0)));
+    result.deviation.push_back(
+        std::sqrt(std::max(moments.sum_squares[i] / rows - result.mean[i] * result.mean[i], 0.0)));
   }
   return result;
 }

@@ -54,7 +54,8 @@ class Flow {
     for (std::size_t i = 0; i < plans_.size(); ++i) {
       const auto& plan = plans_[i];
       if (!plan) continue;
-      result.layers.push_back({sites_.sites[i].name, sites_.sites[i].kind, plan->before, plan->after, plan->cost, plan->sharpness});
+      result.layers.push_back(
+          {sites_.sites[i].name, sites_.sites[i].kind, plan->before, plan->after, plan->cost, plan->sharpness});
     }
     for (MergeLayer& layer : source_layers_) result.layers.push_back(std::move(layer));
     OF_ASSIGN(result.model, weights_.written(anchor_));
@@ -206,7 +207,8 @@ class Flow {
       const SiteColumns& columns = behind->second;
       const TransportSite& site = sites_.sites[columns.site];
       OF_ASSIGN(const SitePlan* const plan, plan_of(columns.site));
-      const std::int64_t from = std::max<std::int64_t>(site.first_heads, 1), to = std::max<std::int64_t>(site.second_heads, 1);
+      const std::int64_t from = std::max<std::int64_t>(site.first_heads, 1),
+                         to = std::max<std::int64_t>(site.second_heads, 1);
       map = std::make_shared<const Matrix>(repeated(*output_map(*plan), from, to, columns.repeats));
     }
     if (map != nullptr && map->rows == weight.rows) weight = product(input_map(*map), weight, true);
@@ -324,7 +326,8 @@ class Flow {
         OF_ASSIGN(source, joint_source(site));
         map = std::make_shared<const Matrix>(joint_columns(*map, each));
       } else {
-        const std::int64_t from = std::max<std::int64_t>(site.first_heads, 1), to = std::max<std::int64_t>(site.second_heads, 1);
+        const std::int64_t from = std::max<std::int64_t>(site.first_heads, 1),
+                           to = std::max<std::int64_t>(site.second_heads, 1);
         map = std::make_shared<const Matrix>(repeated(*map, from, to, each.repeats));
       }
       place(product_or_gather(source, *map), each, result);
@@ -450,7 +453,8 @@ class Flow {
     OF_ASSIGN(const Weight second, weight_of(constant));
     Matrix x = columns_along(first, axis), y = columns_along(second, axis);
     if (x.rows != y.rows) {
-      return fail(Code::kInvalidArgument, fmt::format("'{}' has different sizes in the models on axes that are no channels", constant.name()));
+      return fail(Code::kInvalidArgument,
+                  fmt::format("'{}' has different sizes in the models on axes that are no channels", constant.name()));
     }
     const bool single = x.rows == 1;
     if (options_.activations && !single) {
@@ -458,7 +462,8 @@ class Flow {
       y = standardised(y);
     }
     const Similarity similarity = similarity_of(x, y);
-    OF_ASSIGN(const SitePlan plan, solve_distances(similarity, single ? distances(x.data, y.data) : distances(similarity), options_));
+    OF_ASSIGN(const SitePlan plan,
+              solve_distances(similarity, single ? distances(x.data, y.data) : distances(similarity), options_));
     source_layers_.push_back({constant.name(), "table", plan.before, plan.after, plan.cost, plan.sharpness});
     const TransportMap map = output_map(plan);
     flows_[{&constant, axis}] = map;
@@ -503,8 +508,8 @@ class Flow {
       const TransportMap own = flow(each.value, each.axis);
       if (own == nullptr || own == result) continue;
       ++count;
-      result = result == nullptr ? own
-                                 : std::make_shared<const Matrix>(sum(*result, sum(*own, *result, -1), 1 / count));
+      result =
+          result == nullptr ? own : std::make_shared<const Matrix>(sum(*result, sum(*own, *result, -1), 1 / count));
     }
     return result;
   }

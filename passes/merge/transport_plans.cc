@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "analysis/align/transport.h"
 #include "analysis/calibrate/dataset.h"
@@ -30,7 +31,8 @@ SitePlan described(Matrix plan, const Similarity& similarity, const Matrix& cost
   result.cost = transport_cost(plan, cost);
   result.sharpness = sharpness(plan);
   if (plan.rows == plan.cols) {
-    for (std::int64_t i = 0; i < plan.rows; ++i) result.before += similarity.values.at(i, i) / static_cast<double>(plan.rows);
+    for (std::int64_t i = 0; i < plan.rows; ++i)
+      result.before += similarity.values.at(i, i) / static_cast<double>(plan.rows);
   }
   result.plan = std::move(plan);
   return result;
@@ -178,24 +180,38 @@ void append_columns(Matrix& whole, const Matrix& part) {
 class BatchRows {
  public:
   BatchRows(const Taps& taps, const RowMask& mask) : taps_(taps), mask_(mask) {}
-  Result<const Matrix*> of(const Value& value, int axis) {
-    const auto known = rows_.find({&value, axis});
+  // `position`: only that one on axis 1, where the data has no padding.
+  Result<const Matrix*> of(const Value& value, int axis, std::optional<std::int64_t> position = {}) {
+    const Datum& datum = taps_.at(value.name());
+    const bool one = position && mask_.keep.empty() && datum.is_array() && datum.array.rank() == 3;
+    const std::tuple key(&value, axis, one ? *position : -1);
+    const auto known = rows_.find(key);
     if (known != rows_.end()) return &known->second;
-    OF_ASSIGN(Matrix rows, rows_of(taps_.at(value.name()), mask_, axis));
-    return &rows_.emplace(std::pair(&value, axis), std::move(rows)).first->second;
+    OF_ASSIGN(Matrix rows, rows_of(datum, mask_, axis));
+    if (one) rows = every(rows, datum.array.dim(1), *position);
+    return &rows_.emplace(key, std::move(rows)).first->second;
   }
 
  private:
+  static Matrix every(const Matrix& rows, std::int64_t step, std::int64_t first) {
+    Matrix result(0, rows.cols);
+    for (std::int64_t i = first; i < rows.rows; i += step, ++result.rows) {
+      const auto row = rows.data.begin() + i * rows.cols;
+      result.data.insert(result.data.end(), row, row + rows.cols);
+    }
+    return result;
+  }
+
   const Taps& taps_;
   const RowMask& mask_;
-  std::map<std::pair<const Value*, int>, Matrix> rows_;
+  std::map<std::tuple<const Value*, int, std::int64_t>, Matrix> rows_;
 };
 
 Status add_batch(const TransportSite& site, BatchRows& first, BatchRows& second, CrossStatistics& statistics) {
   Matrix all_x, all_y;
   for (const SitePart& part : site.parts) {
-    OF_ASSIGN(const Matrix* const whole_x, first.of(*part.first, part.axis));
-    OF_ASSIGN(const Matrix* const whole_y, second.of(*part.second, part.axis));
+    OF_ASSIGN(const Matrix* const whole_x, first.of(*part.first, part.axis, part.position));
+    OF_ASSIGN(const Matrix* const whole_y, second.of(*part.second, part.axis, part.position));
     if (whole_x->rows != whole_y->rows) {
       return fail(Code::kInvalidArgument, "'" + site.name + "' has different numbers of positions in the models");
     }

@@ -9,7 +9,7 @@
 namespace onnxfold {
 
 struct SitePlan {
-  Matrix plan;  // [n0, n1], sums to 1
+  Matrix plan;                   // [n0, n1], sums to 1
   double before = 0, after = 0;  // mean similarity of what goes together: in the order of the files, by the plan
   double cost = 0, sharpness = 1;
 };
@@ -29,6 +29,7 @@ struct ActivationFeatures {
 };
 Result<ActivationFeatures> activation_features(const Model& model, const Model& anchor,
                                                const std::vector<TransportSite>& sites,
-                                               const std::map<const Value*, int>& joins, const TransportOptions& options);
+                                               const std::map<const Value*, int>& joins,
+                                               const TransportOptions& options);
 
 }  // namespace onnxfold

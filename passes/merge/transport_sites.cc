@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <set>
+#include <string>
+
+#include "ir/match.h"
 
 namespace onnxfold {
 namespace {
@@ -44,6 +47,79 @@ bool understood(const Attention& attention) {
          attention.gate == nullptr && !attention.inner_norm && attention.out->in == attention.heads * attention.v.width;
 }
 
+// Follows values forwards to the place where one position is taken out of many (the class token before the head).
+class PositionFinder {
+ public:
+  explicit PositionFinder(const std::vector<Attention>& attentions) {
+    for (const Attention& attention : attentions) {
+      for (const Node* node : attention.nodes) {
+        if (!linear_at(*node)) mixing_.insert(node);
+      }
+      // A query decides about its own position alone.
+      if (attention.q.linear && attention.out && understood(attention)) {
+        behind_[attention.q.linear->output] = attention.out->input;
+      }
+    }
+  }
+
+  std::optional<std::int64_t> of(const Value* value) {
+    std::optional<std::int64_t> only;
+    std::set<const Value*> seen;
+    std::vector<const Value*> pending = {value};
+    while (!pending.empty()) {
+      const Value* next = pending.back();
+      pending.pop_back();
+      if (!seen.insert(next).second) continue;
+      if (const auto query = behind_.find(next); query != behind_.end() && next == value) {
+        pending.push_back(query->second);
+        continue;
+      }
+      for (const Use& use : next->uses()) {
+        const auto taken = use.node == nullptr ? std::nullopt : taken_position(*use.node, use.index);
+        const bool passes = use.node != nullptr && !taken && keeps_positions(*use.node);
+        if ((!taken && !passes) || (taken && only && *only != *taken)) return {};
+        if (taken) only = taken;
+        if (passes) pending.push_back(use.node->output());
+      }
+    }
+    return only;
+  }
+
+ private:
+  static std::optional<std::int64_t> taken_position(const Node& node, int index) {
+    if (!node.is("Gather") || index != 0 || node.attr_int("axis", 0) != 1) return {};
+    const auto indices = int_constants(node.input(1));
+    if (!indices || indices->size() != 1 || indices->front() < 0) return {};
+    return indices->front();
+  }
+  bool keeps_positions(const Node& node) const {
+    if (mixing_.count(&node) != 0 || node.outputs().size() != 1 || !node.subgraphs().empty()) return false;
+    static const std::set<std::string> kOthers = {"Transpose", "Reshape", "Concat",  "Slice",     "Split", "Softmax",
+                                                  "Conv",      "Flatten", "Squeeze", "Unsqueeze", "Gather"};
+    if (kOthers.count(std::string(node.op_type())) != 0) return false;
+    if (node.op_type().rfind("Reduce", 0) == 0) {
+      const auto axes = node.attr_ints("axes")     ? node.attr_ints("axes")
+                        : node.input(1) != nullptr ? int_constants(node.input(1))
+                                                   : std::nullopt;
+      return axes && axes->size() == 1 && (axes->front() == -1 || axes->front() == 2);
+    }
+    return node.output()->rank() == 3;
+  }
+
+  std::set<const Node*> mixing_;
+  std::map<const Value*, const Value*> behind_;
+};
+
+void find_positions(const std::vector<Attention>& attentions, std::vector<TransportSite>& sites) {
+  PositionFinder finder(attentions);
+  for (TransportSite& site : sites) {
+    for (SitePart& part : site.parts) {
+      const bool tokens = part.axis == -1 && part.second->rank() == 3;
+      if (tokens) part.position = finder.of(part.second);
+    }
+  }
+}
+
 class Finder {
  public:
   Finder(const Graph& model, const Graph& anchor, const Correspondence& map, const AxisGroups& groups,
@@ -57,6 +133,7 @@ class Finder {
     OF_TRY(find_heads());
     find_gates();
     for (const Node* node : anchor_.nodes()) visit(*node);
+    if (!options_.all_positions) find_positions(groups_.attentions, found_.sites);
     return std::move(found_);
   }
 
@@ -75,7 +152,7 @@ class Finder {
   bool last_is_free(const Value* value) const { return free_.count({value, value->rank().value_or(0) - 1}) != 0; }
 
   SitePart part_of(const Linear& linear, std::vector<std::int64_t> first, std::vector<std::int64_t> second) const {
-    return {linear.product, partner(linear)->output, linear.output, -1, std::move(first), std::move(second)};
+    return {linear.product, partner(linear)->output, linear.output, -1, std::move(first), std::move(second), {}};
   }
   std::size_t add(TransportSite site) {
     found_.sites.push_back(std::move(site));
@@ -109,9 +186,11 @@ class Finder {
     base.second_heads = b.kv_heads;
     base.fixed_heads = masks_by_head(b);
     base.whole_heads = b.rotary || b.q.norm || b.k.norm;
-    if (a.heads / a.kv_heads != b.heads / b.kv_heads) return refuse(b, "they share keys among different numbers of queries");
+    if (a.heads / a.kv_heads != b.heads / b.kv_heads)
+      return refuse(b, "they share keys among different numbers of queries");
     if (base.fixed_heads && a.kv_heads != b.kv_heads) return refuse(b, "masks tell heads apart whose numbers differ");
-    if (base.whole_heads && a.q.width != b.q.width) return refuse(b, "rotary embedding or norms hold elements of heads whose widths differ");
+    if (base.whole_heads && a.q.width != b.q.width)
+      return refuse(b, "rotary embedding or norms hold elements of heads whose widths differ");
     double factor = 1;
     if (a.q.width != b.q.width) {
       if (!a.scale || !b.scale || *a.scale * *b.scale <= 0) return refuse(b, "the scale of the scores is not known");
@@ -129,7 +208,8 @@ class Finder {
     return {};
   }
   static Status refuse(const Attention& attention, const std::string& why) {
-    return fail(Code::kUnsupported, "attention before '" + attention.out->product->label() + "' cannot be transported: " + why);
+    return fail(Code::kUnsupported,
+                "attention before '" + attention.out->product->label() + "' cannot be transported: " + why);
   }
 
   Status add_scores(const Attention& a, const Attention& b, const TransportSite& base, double factor) {
@@ -233,7 +313,7 @@ class Finder {
     if (found_.columns.count(&node) != 0) return;
     if (const auto linear = linear_at(node)) {
       if (last_is_free(linear->output) && partner(*linear)) {
-        add_whole({&node, partner(*linear)->output, linear->output, -1, {}, {}}, "Linear");
+        add_whole({&node, partner(*linear)->output, linear->output, -1, {}, {}, {}}, "Linear");
       }
       return;
     }
@@ -244,7 +324,7 @@ class Finder {
     const int axis = table ? node.output()->rank().value_or(0) - 1 : 1;
     Value* other = partner(node.output());
     if (free_.count({node.output(), axis}) == 0 || other == nullptr) return;
-    add_whole({&node, other, node.output(), axis, {}, {}}, table ? "embedding" : "convolution");
+    add_whole({&node, other, node.output(), axis, {}, {}, {}}, table ? "embedding" : "convolution");
   }
   void add_whole(SitePart part, const char* kind) {
     TransportSite site;

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,17 +24,19 @@ struct TransportOptions {
   bool exact = false;             // else Sinkhorn
   double lambda = 0.08;           // of Sinkhorn
   Scores scores = Scores::kSeparate;
-  bool heads_apart = false;  // weight stays within heads
+  bool heads_apart = false;    // weight stays within heads
+  bool all_positions = false;  // also those that do not reach the outputs
   ResidualPolicy policy = ResidualPolicy::kMean;
 };
 
 // Neurons of one value in both models.
 struct SitePart {
-  const Node* maker = nullptr;  // of the anchor: product of a Linear, Conv, Gather
-  Value* first = nullptr;       // of the model that is transported
-  Value* second = nullptr;      // of the anchor
-  int axis = -1;                // of the channels
+  const Node* maker = nullptr;                              // of the anchor: product of a Linear, Conv, Gather
+  Value* first = nullptr;                                   // of the model that is transported
+  Value* second = nullptr;                                  // of the anchor
+  int axis = -1;                                            // of the channels
   std::vector<std::int64_t> first_columns, second_columns;  // empty: all
+  std::optional<std::int64_t> position;                     // the only one (on axis 1) whose neurons reach the outputs
 };
 
 // One plan. Features of the parts are further samples of the same neurons; those of a joint site further neurons.

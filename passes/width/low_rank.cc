@@ -14,10 +14,10 @@
 
 #include "analysis/calibrate/statistics.h"
 #include "analysis/compare/damage.h"
-#include "analysis/heal/stream_refit.h"
 #include "analysis/structure/linear.h"
 #include "exec/parallel.h"
 #include "passes/pass.h"
+#include "passes/width/front_to_back.h"
 #include "passes/width/rank_budget.h"
 
 namespace onnxfold {
@@ -97,7 +97,8 @@ class LowRankPass final : public Pass {
     if (data == nullptr) return apply(graph, targets, ranks, context);
     const std::unique_ptr<Model> student = context.model().clone();
     OF_TRY(apply(student->graph(), targets, ranks, context));
-    if (refit_) OF_TRY(heal(*student, *data, context));
+    OF_ASSIGN(const std::string text, refit_front_to_back(*student, context.model(), *data, refit_));
+    context.note("", text);
     context.model().adopt_graph(*student);
     return true;
   }
@@ -214,27 +215,6 @@ class LowRankPass final : public Pass {
   static std::size_t byte_width(const Node& product) {
     const Tensor* weight = linear_at(product)->weight->constant();
     return static_cast<std::size_t>(weight->nbytes() / std::max<std::int64_t>(1, weight->size()));
-  }
-
-  static Status heal(Model& student, const Dataset& data, PassContext& context) {
-    const Model& teacher = context.model();
-    OF_ASSIGN(const DamageMeter judge, DamageMeter::create(teacher, data));
-    OF_ASSIGN(const Damage plain, judge.measure(student));
-    std::vector<std::string> stream;
-    for (const Block& block : find_blocks(teacher.graph()).blocks) {
-      if (block.output != nullptr) stream.push_back(block.output->name());
-    }
-    OF_ASSIGN(const Recording values, record(teacher, data, stream));
-    student.graph().purge();
-    const std::unique_ptr<Model> healed = student.clone();
-    StreamRefit refit(*healed, teacher, data, values);
-    OF_TRY(refit.heal_all({}));
-    OF_ASSIGN(const Damage better, judge.measure(*healed));
-    const bool helps = better.value < plain.value;
-    context.note("", fmt::format("second factors refitted front to back: {} {:.4f} -> {:.4f}{}", judge.kind_name(),
-                                 plain.value, better.value, helps ? "" : "; not kept"));
-    if (helps) student.adopt_graph(*healed);
-    return {};
   }
 
   const double ratio_;

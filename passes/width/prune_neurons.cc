@@ -13,11 +13,12 @@
 
 #include "analysis/algebra/column_removal.h"
 #include "analysis/calibrate/statistics.h"
-#include "analysis/compare/damage.h"
-#include "analysis/heal/stream_refit.h"
+#include "analysis/heal/linear_rows.h"
 #include "analysis/structure/feed_forward.h"
 #include "ir/match.h"
 #include "passes/pass.h"
+#include "passes/width/front_to_back.h"
+#include "passes/width/removal_spread.h"
 
 namespace onnxfold {
 namespace {
@@ -111,7 +112,10 @@ class PruneNeurons final : public Pass {
       if (gone[i] > 0) OF_TRY(narrow(student->graph(), layers[i], gone[i], context));
     }
     student->graph().purge();
-    if (context.calibration != nullptr) OF_TRY(heal(*student, *context.calibration, context));
+    if (context.calibration != nullptr) {
+      OF_ASSIGN(const std::string text, refit_front_to_back(*student, context.model(), *context.calibration, refit_));
+      context.note("", text);
+    }
     context.model().adopt_graph(*student);
     return true;
   }
@@ -189,31 +193,14 @@ class PruneNeurons final : public Pass {
 
   // How many go in each layer: the same share, or the cheapest next step of any layer again and again.
   std::vector<std::int64_t> spread(const std::vector<Layer>& layers) const {
-    std::vector<std::int64_t> gone(layers.size(), 0);
-    std::int64_t total = 0;
+    std::vector<LayerParts> parts;
     bool known = by_error_;
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      gone[i] = static_cast<std::int64_t>(std::floor(ratio_ * static_cast<double>(layers[i].parts.hidden)));
-      total += gone[i];
-      known = known && !layers[i].cost.empty();
+    for (const Layer& layer : layers) {
+      parts.push_back({layer.parts.hidden, layer.cost});
+      known = known && !layer.cost.empty();
     }
-    if (known) {
-      std::fill(gone.begin(), gone.end(), 0);
-      for (std::int64_t step = 0; step < total; ++step) {
-        std::size_t best = layers.size();
-        double least = HUGE_VAL;
-        for (std::size_t i = 0; i < layers.size(); ++i) {
-          const auto at = static_cast<std::size_t>(gone[i]);
-          if (at >= layers[i].cost.size()) continue;
-          const double next = layers[i].cost[at] - (at == 0 ? 0 : layers[i].cost[at - 1]);
-          if (next >= least) continue;
-          least = next;
-          best = i;
-        }
-        if (best == layers.size()) break;
-        ++gone[best];
-      }
-    }
+    std::vector<std::int64_t> gone = uniform_removals(parts, ratio_);
+    if (known) gone = cheapest_removals(parts, std::accumulate(gone.begin(), gone.end(), std::int64_t{0}));
     for (std::size_t i = 0; i < layers.size(); ++i) gone[i] = rounded(layers[i].parts.hidden, gone[i]);
     return gone;
   }
@@ -260,29 +247,6 @@ class PruneNeurons final : public Pass {
         type.shape->back() = Dim{width, "", ""};
       value->set_type(std::move(type));
     }
-  }
-
-  Status heal(Model& student, const Dataset& data, PassContext& context) const {
-    const Model& teacher = context.model();
-    OF_ASSIGN(const DamageMeter judge, DamageMeter::create(teacher, data));
-    OF_ASSIGN(Damage plain, judge.measure(student));
-    std::string text = fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", judge.kind_name(),
-                                   judge.original().value, plain.value);
-    if (refit_) {
-      std::vector<std::string> stream;
-      for (const Block& block : find_blocks(teacher.graph()).blocks) {
-        if (block.output != nullptr) stream.push_back(block.output->name());
-      }
-      OF_ASSIGN(const Recording values, record(teacher, data, stream));
-      const std::unique_ptr<Model> healed = student.clone();
-      StreamRefit refit(*healed, teacher, data, values);
-      OF_TRY(refit.heal_all({}));
-      OF_ASSIGN(const Damage better, judge.measure(*healed));
-      text += fmt::format(", refitted front to back {:.4f}", better.value);
-      if (better.value < plain.value) student.adopt_graph(*healed);
-    }
-    context.note("", text);
-    return {};
   }
 
   const double ratio_;

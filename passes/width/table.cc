@@ -4,6 +4,7 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_low_rank(const PassOptions&);
+std::unique_ptr<Pass> make_prune_heads(const PassOptions&);
 std::unique_ptr<Pass> make_prune_neurons(const PassOptions&);
 
 namespace {
@@ -22,6 +23,17 @@ constexpr OptionSpec kLowRankOptions[] = {
     {"exclude", kPatterns, "", "No weights whose name, or whose node's name, matches one of these globs (a;b)"},
 };
 
+constexpr OptionSpec kPruneHeadsOptions[] = {
+    {"ratio", kFloat, "0.25", "Heads of attentions to remove, as a share (with their key-value head where grouped)",
+     "0..0.95"},
+    {"score", kChoice, "error",
+     "error: what the output loses when the other heads make up for it (with data); magnitude: of the weights",
+     "error|magnitude"},
+    {"spread", kChoice, "error", "error: more from layers that lose less; uniform: the same share of each",
+     "error|uniform"},
+    {"refit", kBool, "true", "Solve the output Linears, then all that is behind them, anew (with data)"},
+};
+
 constexpr OptionSpec kPruneNeuronsOptions[] = {
     {"ratio", kFloat, "0.25", "Hidden neurons of feed-forward layers to remove, as a share", "0..0.95"},
     {"multiple", kInt, "8", "Widths that are kept are multiples of this", "1.."},
@@ -36,6 +48,8 @@ constexpr OptionSpec kPruneNeuronsOptions[] = {
 constexpr PassInfo kPasses[] = {
     {"low-rank", "width", kLossy, "Writes MatMul and Gemm weights as two thin factors (SVD, whitened by the inputs)",
      kLowRankOptions, make_low_rank},
+    {"prune-heads", "width", kLossy, "Removes attention heads (grouped ones together) and solves the rest anew",
+     kPruneHeadsOptions, make_prune_heads},
     {"prune-neurons", "width", kLossy, "Removes hidden neurons of feed-forward layers and solves the rest anew",
      kPruneNeuronsOptions, make_prune_neurons},
 };

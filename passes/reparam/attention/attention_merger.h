@@ -12,7 +12,7 @@
 
 #include "analysis/structure/attention.h"
 #include "analysis/structure/head_path.h"
-#include "passes/reparam/attention/head_growth.h"
+#include "passes/head_growth.h"
 #include "passes/reparam/parallel/branch_input.h"
 #include "passes/reparam/parallel/parallel_sum.h"
 

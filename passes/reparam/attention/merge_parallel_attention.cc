@@ -5,7 +5,7 @@
 // tables and ratio of query to key-value heads, whose results meet in a tree of Adds (any order, layer scale per
 // branch) and that read the same values or norms of the same values with the same epsilon. Columns of q, k and v are
 // put side by side head by head, rows of the output Linear are stacked; the operators of one attention stay, and what
-// says how many heads there are is rewritten (passes/reparam/attention/head_growth.h). Different gains and biases of
+// says how many heads there are is rewritten (passes/head_growth.h). Different gains and biases of
 // the norms and different scales go into the Linears. Not merged: norms of q and k, key-value caches, gates, masks with
 // an axis of heads. M7, M9 and M1 of the method notes (structural reparameterization, arXiv 2511.19718). Rounding.
 #include <fmt/format.h>
@@ -22,29 +22,6 @@
 
 namespace onnxfold {
 namespace {
-
-// Only readers of shapes besides its own nodes.
-bool closed_but_shapes(const Attention& attention) {
-  std::vector<Node*> nodes = attention.nodes;
-  for (const Node* node : attention.nodes) {
-    for (const Value* output : node->outputs()) {
-      if (output == nullptr) continue;
-      for (const Use& use : output->uses()) {
-        if (use.node != nullptr && use.node->graph() == node->graph() && use.node->is("Shape"))
-          nodes.push_back(use.node);
-      }
-    }
-  }
-  for (const Node* node : attention.nodes) {
-    for (const Value* output : node->outputs()) {
-      if (output == nullptr || output == attention.output) continue;
-      for (const Use& use : output->uses()) {
-        if (use.node == nullptr || std::find(nodes.begin(), nodes.end(), use.node) == nodes.end()) return false;
-      }
-    }
-  }
-  return true;
-}
 
 bool plain_product(const Node* node) {
   return node != nullptr && (node->is("MatMul") || node->is("FusedMatMul", "com.microsoft"));

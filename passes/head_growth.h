@@ -1,4 +1,4 @@
-// More heads, or wider ones, for an attention whose operators stay: rewrites what says how many there are.
+// More heads or fewer, or wider ones, for an attention whose operators stay: rewrites what says how many there are.
 //
 // Heads (or elements of a head) are a dimension of a Linear's columns: `stride` apart, `size` of them. On the way from
 // the Linear to the product of attention, and from the context to the output Linear, an axis that holds the outermost
@@ -8,6 +8,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,15 +30,21 @@ struct Growth {
 // Collects the changes of several paths of one attention, then makes them.
 class HeadGrowth {
  public:
-  explicit HeadGrowth(ShapeArithmetic& numbers) : numbers_(numbers) {}
+  // `compute`: a target that is computed in a way that is not understood is corrected where it is used, and readers of
+  // shapes are given the numbers from before. Then all growths must be by the same factor.
+  explicit HeadGrowth(ShapeArithmetic& numbers, bool compute = false) : numbers_(numbers), compute_(compute) {}
 
   // What must change on a path. Returns why it cannot be done, or nothing.
   std::string plan(const HeadPath& path, Value& start, const Growth& growth);
   // The index of the axis, counted from the right (1: the last), that grows in a value of this layout; 0: not one.
   static int growing_axis(const HeadLayout& layout, const Growth& growth);
   // Readers of the shape of planned values may not read what grows. REQUIRES: all paths planned.
-  std::string check_shape_readers() const;
+  std::string check_shape_readers();
+  // The axis (from the left) of a value that grows as well: readers of its shape count. REQUIRES `compute`.
+  void also_grows(Value& value, std::size_t axis) { read_only_[&value].insert(axis); }
   void apply(Graph& graph);
+  // Does apply() give this value its new type?
+  bool knows(Value& value) const { return growing_.count(&value) != 0; }
 
  private:
   struct Target {  // of Reshape or Expand: constant entries, or those of a Concat (none: stays)
@@ -48,6 +55,10 @@ class HeadGrowth {
   std::string plan_step(const HeadStep& step, const Growth& growth);
   std::string plan_target(const HeadStep& step, const Growth& growth);
   std::string plan_concat(Node& node, const HeadStep& step, const Growth& growth);
+  std::string plan_computed(const HeadStep& step, const Growth& growth);
+  std::string shape_reader(Node& shape, const std::set<std::size_t>& axes);
+  void correct(Graph& graph, Node& node, const std::set<std::size_t>& axes, std::size_t rank) const;
+  void keep_numbers(Graph& graph, Node& shape, const std::vector<std::size_t>& entries) const;
   std::string plan_split(const HeadStep& step, const Growth& growth);
   std::string plan_slice(const HeadStep& step, const Growth& growth);
   std::string plan_inner(Node& node, const HeadStep& step, const Growth& growth);
@@ -67,6 +78,19 @@ class HeadGrowth {
   std::map<Value*, std::map<std::size_t, std::int64_t>> growing_;  // axes, counted from the left, and their new sizes
   std::vector<Value*> unknown_;                                    // values whose types are not known any more
   std::vector<Node*> order_;                                       // of targets_, as planned
+  const bool compute_;
+  Growth factor_;                                      // with `compute`: of all growths
+  std::map<Value*, std::set<std::size_t>> read_only_;  // growing axes that matter for readers of shapes only
+  struct Corrected {                                   // Reshape or Expand with a computed target of `rank` entries
+    Node* node;
+    std::set<std::size_t> axes;  // that grow
+    std::size_t rank;
+  };
+  std::vector<Corrected> corrected_;
+  std::vector<std::pair<Node*, std::vector<std::size_t>>> shapes_kept_;  // Shape; its entries that grow
 };
+
+// Does nothing outside of an attention read its inner values, but for their shapes?
+bool closed_but_shapes(const Attention& attention);
 
 }  // namespace onnxfold

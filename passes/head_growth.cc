@@ -1,8 +1,9 @@
-#include "passes/reparam/attention/head_growth.h"
+#include "passes/head_growth.h"
 
 #include <algorithm>
 
 #include "analysis/structure/linear.h"
+#include "analysis/structure/shape_arithmetic.h"
 #include "ir/match.h"
 #include "passes/rewrite.h"
 
@@ -33,8 +34,17 @@ bool any_grows(const HeadLayout& layout, const Growth& growth) {
 
 // Element-wise, or within an axis that is checked apart: what rotary embeddings and their like are made of.
 bool is_inner(const Node& node) {
-  for (const char* op : {"Mul", "Add", "Sub", "Neg", "Cast", "Concat", "Cos", "Sin", "Identity", "Unsqueeze", "Div"}) {
+  for (const char* op : {"Mul", "Add", "Sub", "Neg", "Cast", "Concat", "Cos", "Sin", "Identity", "Unsqueeze", "Div",
+                         "Pow", "Sqrt", "Reciprocal"}) {
     if (node.is(op)) return true;
+  }
+  return false;
+}
+
+bool is_norm_part(const Node& node) {
+  for (const char* op : {"ReduceMean", "ReduceSum", "ReduceL2", "LayerNormalization", "RMSNormalization",
+                         "SimplifiedLayerNormalization"}) {
+    if (node.op_type() == op) return true;
   }
   return false;
 }
@@ -66,6 +76,7 @@ void HeadGrowth::note_value(Value& value, const HeadLayout& layout, const Growth
 std::string HeadGrowth::plan(const HeadPath& path, Value& start, const Growth& growth) {
   if (!any_grows(path.first, growth) || growing_axis(path.last(), growth) == 0) return "its heads cannot be followed";
   note_value(start, path.first, growth);
+  factor_ = growth;
   for (const HeadStep& step : path.steps) {
     for (const auto& axis : step.before.axes) {
       if (growth.holds(axis) && !growth.divides(extent(axis))) return "its heads do not divide " + step.node->label();
@@ -108,7 +119,10 @@ std::string HeadGrowth::plan_target(const HeadStep& step, const Growth& growth) 
   Node& node = *step.node;
   if (!any_grows(step.after, growth)) return {};
   const auto target = node.input(1) != nullptr ? int_constants(node.input(1)) : std::nullopt;
-  if (!target) return plan_concat(node, step, growth);
+  if (!target) {
+    std::string why = plan_concat(node, step, growth);
+    return why.empty() || !compute_ ? why : plan_computed(step, growth);
+  }
   if (target->size() != step.after.axes.size()) return "the shape of " + node.label() + " is not understood";
   Entries entries = *target;
   for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -207,7 +221,10 @@ std::string HeadGrowth::plan_inner(Node& node, const HeadStep& step, const Growt
   const int from_right = growing_axis(step.before, growth);
   if (from_right == 0) return "its heads cannot be followed";
   const std::size_t rank = step.before.axes.size(), axis = rank - static_cast<std::size_t>(from_right);
-  if (node.output() != step.output) unknown_.push_back(node.output());
+  if (node.output() != step.output) {
+    unknown_.push_back(node.output());
+    if (compute_) read_only_[node.output()].insert(axis);
+  }
   if (node.is("RotaryEmbedding") || node.is("RotaryEmbedding", "com.microsoft")) {
     return plan_heads_attribute(node, growth);
   }
@@ -215,6 +232,13 @@ std::string HeadGrowth::plan_inner(Node& node, const HeadStep& step, const Growt
     const auto index = axis_index(at, rank);
     return !index || *index == axis;
   };
+  if (is_norm_part(node)) {  // statistics of one head at a time
+    const auto axes = axes_of(node, 1);
+    const bool whole = node.op_type().starts_with("Reduce") && !axes;
+    const bool last = !axes && !touches(node.attr_int("axis", -1));
+    const bool clear = axes && std::none_of(axes->begin(), axes->end(), touches);
+    return !whole && (last || clear) ? "" : node.label() + " joins the heads";
+  }
   if (node.is("Cast") || node.is("Dropout") || (is_inner(node) && !node.is("Concat"))) return {};
   if (node.is("Concat") && !touches(node.attr_int("axis", 0))) return {};
   if (node.is("Split") && !touches(node.attr_int("axis", 0))) return {};
@@ -236,32 +260,131 @@ std::string HeadGrowth::plan_inner(Node& node, const HeadStep& step, const Growt
         return keep(node, 1, *target);
       }
     }
+    const auto elements = target || !compute_ ? std::nullopt : numbers_.elements(node.input(1));
+    const bool counts = elements && axis < elements->size() && (*elements)[axis] == static_cast<double>(count);
+    if (counts && growth.divides(count)) {
+      corrected_.push_back({&node, {axis}, elements->size()});
+      return {};
+    }
   }
   return node.label() + " stands in the way of the heads";
 }
 
-std::string HeadGrowth::check_shape_readers() const {
+// Entries of the target that are counts of what grows are multiplied when the model runs.
+std::string HeadGrowth::plan_computed(const HeadStep& step, const Growth& growth) {
+  Node& node = *step.node;
+  if (node.input(1) == nullptr) return node.label() + " is not understood";
+  const auto elements = numbers_.elements(node.input(1));
+  std::set<std::size_t> axes;
+  for (std::size_t i = 0; i < step.after.axes.size(); ++i) {
+    const bool here = grows(step.after, i, growth);
+    const auto number = elements && i < elements->size() ? ShapeArithmetic::integer((*elements)[i]) : std::nullopt;
+    if (number == 0 && here != grows(step.before, i, growth)) return node.label() + " copies a dimension";
+    if (!here) continue;
+    if (number && *number > 0 && !growth.divides(*number))
+      return "the heads do not divide the shape of " + node.label();
+    axes.insert(i);
+  }
+  const auto known =
+      std::find_if(corrected_.begin(), corrected_.end(), [&](const Corrected& each) { return each.node == &node; });
+  if (known != corrected_.end()) return known->axes == axes ? "" : node.label() + " is read in two ways";
+  corrected_.push_back({&node, axes, step.after.axes.size()});
+  return {};
+}
+
+std::string HeadGrowth::check_shape_readers() {
+  std::map<Value*, std::set<std::size_t>> all = read_only_;
   for (const auto& [value, axes] : growing_) {
+    for (const auto& [axis, count] : axes) all[value].insert(axis);
+  }
+  for (const auto& [value, axes] : all) {
     for (const Use& use : value->uses()) {
       if (use.node == nullptr || !use.node->is("Shape")) continue;
       const std::string why = use.node->label() + " reads how many heads there are";
-      if (use.node->graph() != value->graph() || use.node->attribute("start") != nullptr ||
-          use.node->attribute("end") != nullptr)
-        return why;
-      for (const Use& reader : use.node->output()->uses()) {
-        const auto index = reader.node != nullptr && reader.node->is("Gather") && reader.index == 0
-                               ? int_constants(reader.node->input(1))
-                               : std::nullopt;
-        const auto rank = value->rank();
-        if (!index || !rank) return why;
-        for (const std::int64_t entry : *index) {
-          const auto axis = axis_index(entry, static_cast<std::size_t>(*rank));
-          if (!axis || axes.count(*axis) != 0) return why;
-        }
-      }
+      if (use.node->graph() != value->graph() || !value->rank()) return why;
+      if (const std::string problem = shape_reader(*use.node, axes); !problem.empty()) return problem;
     }
   }
   return {};
+}
+
+// Nothing to do where it reads other axes only.
+std::string HeadGrowth::shape_reader(Node& shape, const std::set<std::size_t>& axes) {
+  const std::string why = shape.label() + " reads how many heads there are";
+  const auto rank = static_cast<std::int64_t>(*shape.input(0)->rank());
+  const auto bound = [&](const char* name, std::int64_t fallback) {
+    const std::int64_t at = shape.attr_int(name, fallback);
+    return std::clamp<std::int64_t>(at < 0 ? at + rank : at, 0, rank);
+  };
+  const std::int64_t start = bound("start", 0), end = bound("end", rank);
+  std::vector<std::size_t> entries;
+  for (const std::size_t axis : axes) {
+    const auto at = static_cast<std::int64_t>(axis);
+    if (at >= start && at < end) entries.push_back(static_cast<std::size_t>(at - start));
+  }
+  if (entries.empty()) return {};
+  bool elsewhere = true;
+  for (const Use& reader : shape.output()->uses()) {
+    const auto index = reader.node != nullptr && reader.node->is("Gather") && reader.index == 0
+                           ? int_constants(reader.node->input(1))
+                           : std::nullopt;
+    elsewhere = elsewhere && index.has_value();
+    for (const std::int64_t entry : index.value_or(Entries{})) {
+      const auto at = axis_index(entry, static_cast<std::size_t>(end - start));
+      elsewhere = elsewhere && at && std::find(entries.begin(), entries.end(), *at) == entries.end();
+    }
+  }
+  if (elsewhere) return {};
+  if (!compute_ || shape.output()->is_graph_output()) return why;
+  shapes_kept_.emplace_back(&shape, entries);
+  return {};
+}
+
+namespace {
+
+// `one` but `count` at these places.
+Value* vector_constant(Graph& graph, std::size_t size, const std::vector<std::size_t>& places, std::int64_t count) {
+  Entries entries(size, 1);
+  for (const std::size_t place : places) entries[place] = count;
+  return graph.add_initializer("heads", Tensor::of<std::int64_t>({static_cast<std::int64_t>(size)}, entries));
+}
+
+Value* inserted(Graph& graph, const char* op, std::vector<Value*> inputs, const Node* before, DType type) {
+  NodeSpec spec{op, std::move(inputs), {{"heads", Type::tensor(type), false}}, {}, "", ""};
+  return graph.insert(std::move(spec), before)->output();
+}
+
+}  // namespace
+
+// Counts of 0 and -1 (and of 1, for Expand) say something else.
+void HeadGrowth::correct(Graph& graph, Node& node, const std::set<std::size_t>& axes, std::size_t rank) const {
+  Value* target = node.input(1);
+  const std::vector<std::size_t> places(axes.begin(), axes.end());
+  Value* more =
+      inserted(graph, "Mul", {target, vector_constant(graph, rank, places, factor_.times)}, &node, DType::kInt64);
+  more = inserted(graph, "Div", {more, vector_constant(graph, rank, places, factor_.per)}, &node, DType::kInt64);
+  Value* least = graph.add_initializer("heads", Tensor::of<std::int64_t>({1}, {node.is("Expand") ? 1 : 0}));
+  Value* counts = inserted(graph, "Greater", {target, least}, &node, DType::kBool);
+  graph.set_input(node, 1, inserted(graph, "Where", {counts, more, target}, &node, DType::kInt64));
+}
+
+void HeadGrowth::keep_numbers(Graph& graph, Node& shape, const std::vector<std::size_t>& entries) const {
+  const std::vector<Node*> nodes = graph.nodes();
+  const auto at = std::find(nodes.begin(), nodes.end(), &shape);
+  const Node* next = at + 1 == nodes.end() ? nullptr : *(at + 1);
+  const std::vector<Use> uses = shape.output()->uses();
+  const std::int64_t rank = *shape.input(0)->rank();
+  const auto bound = [&](const char* name, std::int64_t fallback) {
+    const std::int64_t number = shape.attr_int(name, fallback);
+    return std::clamp<std::int64_t>(number < 0 ? number + rank : number, 0, rank);
+  };
+  const auto size = static_cast<std::size_t>(bound("end", rank) - bound("start", 0));
+  Value* was =
+      inserted(graph, "Mul", {shape.output(), vector_constant(graph, size, entries, factor_.per)}, next, DType::kInt64);
+  was = inserted(graph, "Div", {was, vector_constant(graph, size, entries, factor_.times)}, next, DType::kInt64);
+  for (const Use& use : uses) {
+    if (use.node != nullptr) graph.set_input(*use.node, use.index, was);
+  }
 }
 
 void HeadGrowth::apply(Graph& graph) {
@@ -300,6 +423,10 @@ void HeadGrowth::apply(Graph& graph) {
     graph.set_input(*node, 1, graph.insert(std::move(spec), node)->output());
     erase_if_unused(graph, *old);
   }
+  for (const Corrected& each : corrected_) correct(graph, *each.node, each.axes, each.rank);
+  for (const auto& [node, entries] : shapes_kept_) {
+    if (!node->erased()) keep_numbers(graph, *node, entries);  // a target that is constant now may not need it
+  }
   for (const auto& [node, heads] : head_attributes_) node->set_attribute("num_heads", heads);
   for (const auto& [value, axes] : growing_) {
     Type type = value->type();
@@ -313,6 +440,28 @@ void HeadGrowth::apply(Graph& graph) {
     if (type.shape) type.shape = std::vector<Dim>(type.shape->size());
     value->set_type(type);
   }
+}
+
+bool closed_but_shapes(const Attention& attention) {
+  std::vector<Node*> nodes = attention.nodes;
+  for (const Node* node : attention.nodes) {
+    for (const Value* output : node->outputs()) {
+      if (output == nullptr) continue;
+      for (const Use& use : output->uses()) {
+        if (use.node != nullptr && use.node->graph() == node->graph() && use.node->is("Shape"))
+          nodes.push_back(use.node);
+      }
+    }
+  }
+  for (const Node* node : attention.nodes) {
+    for (const Value* output : node->outputs()) {
+      if (output == nullptr || output == attention.output) continue;
+      for (const Use& use : output->uses()) {
+        if (use.node == nullptr || std::find(nodes.begin(), nodes.end(), use.node) == nodes.end()) return false;
+      }
+    }
+  }
+  return true;
 }
 
 }  // namespace onnxfold

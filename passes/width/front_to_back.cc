@@ -1,0 +1,32 @@
+#include "passes/width/front_to_back.h"
+
+#include <fmt/format.h>
+
+#include "analysis/compare/damage.h"
+#include "analysis/heal/stream_refit.h"
+
+namespace onnxfold {
+
+Result<std::string> refit_front_to_back(Model& student, const Model& teacher, const Dataset& data, bool refit) {
+  student.graph().purge();
+  OF_ASSIGN(const DamageMeter judge, DamageMeter::create(teacher, data));
+  OF_ASSIGN(const Damage plain, judge.measure(student));
+  std::string text = fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", judge.kind_name(),
+                                 judge.original().value, plain.value);
+  if (!refit) return text;
+  std::vector<std::string> stream;
+  for (const Block& block : find_blocks(teacher.graph()).blocks) {
+    if (block.output != nullptr) stream.push_back(block.output->name());
+  }
+  OF_ASSIGN(const Recording values, record(teacher, data, stream));
+  const std::unique_ptr<Model> healed = student.clone();
+  StreamRefit front(*healed, teacher, data, values);
+  OF_TRY(front.heal_all({}));
+  OF_ASSIGN(const Damage better, judge.measure(*healed));
+  const bool helps = better.value < plain.value;
+  text += fmt::format(", refitted front to back {:.4f}{}", better.value, helps ? "" : " (not kept)");
+  if (helps) student.adopt_graph(*healed);
+  return text;
+}
+
+}  // namespace onnxfold

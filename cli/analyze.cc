@@ -3,16 +3,35 @@
 #include <fstream>
 #include <iostream>
 
+#include "cli/progress.h"
 #include "cli/verbs.h"
 
 namespace onnxfold::cli {
 
+namespace {
+
+struct Rendered {
+  std::string text, json;
+};
+
+Result<Rendered> analyzed(const Arguments& arguments, const AnalyzeOptions& options) {
+  if (arguments.has("sensitivity")) {
+    OF_ASSIGN(const SensitivityAnalysis analysis, analyze_sensitivity(options));
+    return Rendered{sensitivity_text(analysis), sensitivity_json(analysis)};
+  }
+  OF_ASSIGN(const Analysis analysis, analyze_depth(options));
+  return Rendered{analysis_text(analysis), analysis_json(analysis)};
+}
+
+}  // namespace
+
 Result<int> run_analyze(const Words& words) {
-  Arguments arguments("analyze MODEL.onnx --depth [--data D.npz] [--json]",
+  Arguments arguments("analyze MODEL.onnx [--depth | --sensitivity] [--data D.npz] [--json]",
                       "Measures what the parts of a model do on data, and says what could be done about it.",
                       "analyze model.onnx --depth --data samples.npz");
   arguments.positional(1, 1, "the model to analyze");
   arguments.flag("depth", "what each block adds, what happens without it (the default)");
+  arguments.flag("sensitivity", "what every weight costs at the outputs when it alone has 2, 4 or 8 bits");
   arguments.value("data", "D.npz", "data to measure on, labels or next tokens with it or not; else generated");
   arguments.value("samples", "N", "read at most N samples of the data");
   arguments.flag("json", "print JSON");
@@ -30,11 +49,19 @@ Result<int> run_analyze(const Words& words) {
   if (!report.empty() && !report.ends_with(".json")) {
     return fail(Code::kInvalidArgument, "--report: '" + report + "' does not end in .json");
   }
-  OF_ASSIGN(const Analysis analysis, analyze_depth(options));
-  std::cout << (arguments.has("json") ? analysis_json(analysis) : analysis_text(analysis));
+  if (arguments.has("depth") && arguments.has("sensitivity")) {
+    return fail(Code::kInvalidArgument, "--depth and --sensitivity exclude each other");
+  }
+  Result<Rendered> rendered = [&] {
+    Progress progress(common.quiet);
+    options.progress = [&](const std::string& phase, double done) { progress.update(phase, done); };
+    return analyzed(arguments, options);
+  }();
+  if (!rendered) return fail(rendered.error());
+  std::cout << (arguments.has("json") ? rendered->json : rendered->text);
   if (report.empty()) return kDone;
   std::ofstream file(report);
-  if (!(file << analysis_json(analysis)).flush()) return fail(Code::kIo, "cannot write '" + report + "'");
+  if (!(file << rendered->json).flush()) return fail(Code::kIo, "cannot write '" + report + "'");
   return kDone;
 }
 

@@ -13,7 +13,7 @@ namespace onnxfold::cli {
 namespace {
 
 Arguments compress_arguments() {
-  Arguments arguments("compress IN.onnx -o OUT.onnx (--recipe NAME | --pass P)... [options]",
+  Arguments arguments("compress IN.onnx -o OUT.onnx (--recipe NAME | --pass P | --target-size SIZE)... [options]",
                       "Runs passes over a model, checks the result against the original, and writes it.",
                       "compress model.onnx -o small.onnx --recipe int4 --data test.npz --max-accuracy-drop 1");
   arguments.positional(1, 1, "the model to read");
@@ -25,6 +25,9 @@ Arguments compress_arguments() {
   arguments.value("samples", "N", "use only the first N samples of the data");
   arguments.value("calibration", "D.npz|DIR", "data for passes that learn from data; keep it apart from --data");
   arguments.value("calibration-samples", "N", "use only the first N samples of the calibration data");
+  arguments.value("target-size", "SIZE", "choose the format of every weight so that the file has at most this size");
+  arguments.value("target-bits", "B", "likewise for this many bits a weight, scales and zero points included");
+  arguments.flag("auto", "search the smallest file that passes its gates");
   arguments.list("report", "FILE", "also write a report: .json, .xml (JUnit), .md or .html (repeatable)");
   arguments.flag("no-check", "write the result without comparing it with the original");
   arguments.flag("dry-run", "run the passes, predict size and memory, write nothing");
@@ -39,9 +42,25 @@ Arguments compress_arguments() {
   return arguments;
 }
 
-Result<Recipe> recipe_of(const Arguments& arguments) {
+Result<BudgetGoal> goal_of(const Arguments& arguments) {
+  BudgetGoal goal;
+  if (arguments.has("target-size")) {
+    OF_ASSIGN(goal.size, arguments.size("target-size", 0));
+  }
+  OF_ASSIGN(goal.bits, arguments.number("target-bits"));
+  if (goal.bits && !(*goal.bits > 0)) return fail(Code::kInvalidArgument, "--target-bits: must be above 0");
+  goal.automatic = arguments.has("auto");
+  if (static_cast<int>(goal.size.has_value()) + static_cast<int>(goal.bits.has_value()) +
+          static_cast<int>(goal.automatic) >
+      1) {
+    return fail(Code::kInvalidArgument, "--target-size, --target-bits and --auto exclude each other");
+  }
+  return goal;
+}
+
+Result<Recipe> recipe_of(const Arguments& arguments, bool may_be_empty) {
   const Words passes = arguments.texts("pass");
-  if (!arguments.has("recipe") && passes.empty()) {
+  if (!may_be_empty && !arguments.has("recipe") && passes.empty()) {
     return fail(Code::kInvalidArgument, fmt::format("say what to do: --recipe {} (or a YAML file), or --pass NAME",
                                                     fmt::join(builtin_recipes(), "|")));
   }
@@ -79,7 +98,8 @@ Result<CompressOptions> compress_options(const Arguments& arguments, const Commo
   options.target = arguments.text("output");
   if (options.target.empty()) return fail(Code::kInvalidArgument, "missing -o OUT.onnx: where to write the result");
   OF_TRY(check_report_names(arguments.texts("report")));
-  OF_ASSIGN(options.recipe, recipe_of(arguments));
+  OF_ASSIGN(options.budget, goal_of(arguments));
+  OF_ASSIGN(options.recipe, recipe_of(arguments, options.budget.any()));
   options.data = arguments.text("data");
   OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
   options.calibration = arguments.text("calibration");

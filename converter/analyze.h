@@ -4,6 +4,7 @@
 #include <string>
 
 #include "analysis/depth/depth_report.h"
+#include "passes/quantize/sensitivity.h"
 
 namespace onnxfold {
 
@@ -12,6 +13,7 @@ struct AnalyzeOptions {
   std::string data;  // .npz or folder of .pb; empty: generated inputs
   std::int64_t max_samples = 0;
   std::uint64_t seed = 0;
+  std::function<void(const std::string& phase, double done)> progress;
 };
 
 struct Analysis {
@@ -26,5 +28,18 @@ struct Analysis {
 Result<Analysis> analyze_depth(const AnalyzeOptions& options);
 std::string analysis_text(const Analysis& analysis);
 std::string analysis_json(const Analysis& analysis);
+
+// What every weight costs at 2, 4 and 8 bits, measured at the outputs.
+struct SensitivityAnalysis {
+  std::string path, data_origin;
+  std::int64_t samples = 0;
+  bool generated = false;
+  Sensitivity sensitivity;
+  double seconds = 0;
+};
+// Errors: those of loading and of measure_sensitivity.
+Result<SensitivityAnalysis> analyze_sensitivity(const AnalyzeOptions& options);
+std::string sensitivity_text(const SensitivityAnalysis& analysis);
+std::string sensitivity_json(const SensitivityAnalysis& analysis);
 
 }  // namespace onnxfold

@@ -18,6 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::int64_t kBudgetBatch = 8, kBudgetSamples = 64;
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Algebra that holds on some batches holds on all: the double twin runs twice as slowly.
@@ -31,19 +33,20 @@ Dataset first_batches(const Dataset& data) {
 
 class Job {
  public:
-  explicit Job(const CompressOptions& options) : options_(options) {}
+  explicit Job(const CompressOptions& options) : options_(options), recipe_(options.recipe) {}
 
   Result<Report> run() {
     OF_TRY(check_target(options_.target, options_.save.overwrite || options_.dry_run));
     report_.verb = "compress";
-    report_.recipe_name = options_.recipe.name;
-    report_.recipe = to_yaml(options_.recipe);
     report_.seed = options_.seed;
     progress("reading", -1);
     OF_ASSIGN(LoadedModel loaded, load_with_facts(options_.source));
     before_ = std::move(loaded.model);
     report_.source = std::move(loaded.facts);
     OF_TRY(load_data());
+    if (options_.budget.any()) OF_TRY(complete_recipe());
+    report_.recipe_name = recipe_.name;
+    report_.recipe = to_yaml(recipe_);
     after_ = before_->clone();
     OF_TRY(run_passes());
     report_.target.path = options_.target;
@@ -74,9 +77,42 @@ class Job {
     }
     if (options_.calibration.empty()) return {};
     progress("reading calibration data", -1);
-    auto data = make_dataset(*before_, options_.calibration, options_.seed, options_.calibration_samples);
-    if (!data) return fail(data.error().in("--calibration"));
-    calibration_ = std::move(*data);
+    DatasetOptions loading;
+    loading.max_samples = options_.calibration_samples;
+    OF_ASSIGN(calibration_, load_calibration(*before_, options_.calibration, loading));
+    return {};
+  }
+
+  // Sensitivities hold inner values of all of the data: small batches, and not too many of them.
+  Result<std::optional<Dataset>> budget_calibration() const {
+    if (options_.calibration.empty()) return std::optional<Dataset>();
+    DatasetOptions loading;
+    loading.batch_size = kBudgetBatch;
+    loading.max_samples = kBudgetSamples;
+    if (options_.calibration_samples > 0) loading.max_samples = std::min(kBudgetSamples, options_.calibration_samples);
+    OF_ASSIGN(Dataset data, load_calibration(*before_, options_.calibration, loading));
+    return std::optional<Dataset>(std::move(data));
+  }
+
+  Status complete_recipe() {
+    OF_ASSIGN(const std::optional<Dataset> calibration, budget_calibration());
+    BudgetOptions budget;
+    budget.goal = options_.budget;
+    budget.gates = options_.gates;
+    budget.before = before_.get();
+    budget.recipe = options_.recipe;
+    budget.source_hash = report_.source.xxh128;
+    if (calibration) budget.calibration = &*calibration;
+    if (options_.budget.automatic && !data_) {
+      OF_ASSIGN(data_, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
+    }
+    if (data_) budget.data = &*data_;
+    budget.save = options_.save;
+    budget.seed = options_.seed;
+    budget.progress = options_.progress;
+    OF_ASSIGN(BudgetChoice choice, choose_for_budget(budget));
+    recipe_ = std::move(choice.recipe);
+    report_.budget = std::move(choice.facts);
     return {};
   }
 
@@ -93,24 +129,20 @@ class Job {
     pipeline.on_pass = [this](const std::string& pass, int index, int count, double done) {
       progress(pass, (index - 1 + done) / std::max(count, 1));
     };
-    OF_ASSIGN(report_.pipeline, run_pipeline(*after_, options_.recipe, pipeline));
+    OF_ASSIGN(report_.pipeline, run_pipeline(*after_, recipe_, pipeline));
     report_.coverage = coverage_of(report_.pipeline);
-    stamp(*after_, to_line(options_.recipe), report_.source.xxh128);
+    stamp(*after_, to_line(recipe_), report_.source.xxh128);
     return {};
   }
 
-  // Structure costs what it cost before, minus the nodes that went; weights are known to the byte.
   Status predict() {
-    const std::int64_t structure =
-        std::max<std::int64_t>(report_.source.bytes - report_.source.dead_bytes - report_.source.weight_bytes, 0);
-    const double kept = report_.source.nodes == 0
-                            ? 1.0
-                            : static_cast<double>(report_.target.nodes) / static_cast<double>(report_.source.nodes);
+    SaveOptions save_options = options_.save;
+    save_options.described = described_values(*before_);
+    OF_ASSIGN(const SaveStats stats, predict_save(*after_, options_.target, save_options));
     report_.predicted = true;
-    report_.target.bytes =
-        report_.target.weight_bytes + static_cast<std::int64_t>(static_cast<double>(structure) * std::min(kept, 1.0));
-    report_.peak_memory_bytes =
-        peak_memory_bytes() + std::min(options_.save.memory_budget, report_.target.weight_bytes);
+    report_.target.bytes = stats.file_bytes + stats.external_bytes;
+    report_.target.external_bytes = stats.external_bytes;
+    report_.peak_memory_bytes = peak_memory_bytes() + predicted_writing_bytes(*after_, options_.save);
     report_.not_checked = "dry run";
     return {};
   }
@@ -204,7 +236,7 @@ class Job {
     proof_options.fewer = proof_options.exactness == Exactness::kLossy;
     proof_options.error_in_double = [&] {
       progress("proving in double", -1);
-      return error_in_double(*before_, *after_, options_.recipe, first_batches(data), pipeline_options());
+      return error_in_double(*before_, *after_, recipe_, first_batches(data), pipeline_options());
     };
     OF_ASSIGN(Proof proof, prove(*before_, *after_, data, proof_options));
     if (!proof.passed && options_.bisect) OF_TRY(find_culprit(data, proof, std::move(proof_options)));
@@ -228,8 +260,7 @@ class Job {
       OF_ASSIGN(twin, in_double(*before_));
     }
     OF_ASSIGN(const Dataset same, algebra ? in_double(first_batches(data)) : Result<Dataset>(data));
-    OF_ASSIGN(const Culprit culprit,
-              bisect(algebra ? *twin : *before_, options_.recipe, same, proof_options, pipeline));
+    OF_ASSIGN(const Culprit culprit, bisect(algebra ? *twin : *before_, recipe_, same, proof_options, pipeline));
     report_.culprit = to_string(culprit);
     return {};
   }
@@ -245,6 +276,7 @@ class Job {
   }
 
   const CompressOptions& options_;
+  Recipe recipe_;
   const Clock::time_point start_ = Clock::now();
   Report report_;
   std::unique_ptr<Model> before_, after_;

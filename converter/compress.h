@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "converter/budget.h"
 #include "converter/report.h"
 #include "formats/onnx/onnx_file.h"
 
@@ -15,6 +16,7 @@ struct CompressOptions {
   std::string data;         // .npz or folder of .pb; empty: generated inputs
   std::string calibration;  // likewise, for passes that learn from data; empty: none
   Gates gates;
+  BudgetGoal budget;  // when any is set, the formats of the weights are searched and the recipe is completed
   std::uint64_t seed = 0;
   std::int64_t max_samples = 0;          // of the data; 0: all
   std::int64_t calibration_samples = 0;  // of the calibration data; 0: all
@@ -46,6 +48,9 @@ Result<Report> verify_files(const VerifyOptions& options);
 Result<std::string> hash_files(const std::vector<std::string>& paths);
 // Largest resident size of this process so far.
 std::int64_t peak_memory_bytes();
+// Estimate of what writing a model adds to the resident size: tensors that are made at one time, three times their
+// bytes each (the codes of a weight, a byte each, lie beside the packed ones), within the budget of the options.
+std::int64_t predicted_writing_bytes(Model& model, const SaveOptions& options);
 // Bytes of all constant tensors (initializers and Constant nodes, subgraphs included) and the number of nodes.
 std::int64_t weight_bytes(Model& model);
 std::int64_t node_count(Model& model);

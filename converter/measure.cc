@@ -3,7 +3,9 @@
 #include <sys/resource.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <fstream>
+#include <functional>
 #include <memory>
 
 #include "converter/compress.h"
@@ -30,6 +32,24 @@ std::int64_t peak_memory_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::int64_t predicted_writing_bytes(Model& model, const SaveOptions& options) {
+  constexpr std::int64_t kFactor = 3;
+  std::vector<std::int64_t> made;  // largest first
+  for (const Graph* graph : model.graphs()) {
+    for (const Value* value : graph->values()) {
+      const Tensor* tensor = value->initializer() != nullptr ? value->initializer() : value->constant();
+      if (tensor != nullptr && tensor->is_deferred()) made.push_back(tensor->nbytes());
+    }
+  }
+  std::sort(made.begin(), made.end(), std::greater<>());
+  std::int64_t together = 0;
+  for (std::size_t i = 0; i < made.size() && i < static_cast<std::size_t>(std::max(options.threads, 1)); ++i) {
+    if (i > 0 && together + made[i] > options.memory_budget) break;
+    together += made[i];
+  }
+  return kFactor * together;
 }
 
 std::int64_t weight_bytes(Model& model) {

@@ -92,4 +92,10 @@ Result<Dataset> make_dataset(const Model& model, const std::string& data, std::u
   return load_dataset(model, data, options);
 }
 
+Result<Dataset> load_calibration(const Model& model, const std::string& path, const DatasetOptions& options) {
+  auto data = load_dataset(model, path, options);
+  if (!data) return fail(data.error().in("--calibration"));
+  return data;
+}
+
 }  // namespace onnxfold

@@ -59,6 +59,22 @@ struct MergeFacts {
   bool worse = false;   // than a control or the better parent
 };
 
+// One model that a search for a budget looked at.
+struct BudgetAttempt {
+  std::string candidate;   // "4 bits, blocks of 32, symmetric" or "mixed: ..."
+  std::int64_t bytes = 0;  // of the file
+  double bits = 0;         // a weight, scales and zero points included
+  std::string metric;      // "KL 0.0123" or the gate that decided
+  std::optional<double> value;
+  std::string verdict;  // "passed", "FAILED: ...", "chosen"
+};
+struct BudgetFacts {
+  std::string goal;       // "at most 5.1 MB", "4.25 bits a weight", "the smallest that passes its gates"
+  std::string judged_on;  // where the numbers of the attempts come from
+  std::vector<BudgetAttempt> attempts;
+  std::vector<std::string> notes;
+};
+
 struct Report {
   std::string verb;  // "compress", "merge" or "verify"
   ModelFacts source, target;
@@ -74,6 +90,7 @@ struct Report {
   std::string culprit;                    // what --bisect found
   std::optional<EqualBytes> equal_bytes;  // beside lossy results
   std::optional<MergeFacts> merge;
+  std::optional<BudgetFacts> budget;
   double seconds = 0;
   std::int64_t peak_memory_bytes = 0;
   bool passed() const { return !proof || proof->passed; }

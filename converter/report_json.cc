@@ -164,6 +164,23 @@ Json equal_bytes(const Report& report) {
           {"rows", std::move(rows)}};
 }
 
+Json budget(const Report& report) {
+  if (!report.budget) return nullptr;
+  Json attempts = Json::array();
+  for (const BudgetAttempt& each : report.budget->attempts) {
+    attempts.push_back({{"candidate", each.candidate},
+                        {"bytes", each.bytes},
+                        {"bits", number(each.bits)},
+                        {"metric", each.metric},
+                        {"value", number(each.value)},
+                        {"verdict", each.verdict}});
+  }
+  return {{"goal", report.budget->goal},
+          {"judged_on", report.budget->judged_on},
+          {"attempts", std::move(attempts)},
+          {"notes", report.budget->notes}};
+}
+
 }  // namespace
 
 std::string report_json(const Report& report) {
@@ -184,6 +201,7 @@ std::string report_json(const Report& report) {
                      {"culprit", report.culprit},
                      {"equal_bytes", equal_bytes(report)},
                      {"merge", merge(report)},
+                     {"budget", budget(report)},
                      {"seconds", report.seconds},
                      {"peak_memory_bytes", report.peak_memory_bytes}};
   // Names inside models need not be UTF-8.

@@ -73,6 +73,17 @@ std::string equal_bytes_table(const EqualBytes& table) {
   return text;
 }
 
+std::string budget_table(const BudgetFacts& budget) {
+  std::string text = fmt::format("\nGoal: {}.\n\n| tried | size | bits a weight | measured | |\n", budget.goal);
+  text += "| --- | --- | --- | --- | --- |\n";
+  for (const BudgetAttempt& each : budget.attempts) {
+    text += fmt::format("| {} | {} | {:.3f} | {} | {} |\n", cell(each.candidate), bytes_text(each.bytes), each.bits,
+                        cell(each.metric), each.verdict);
+  }
+  for (const std::string& note : budget.notes) text += "\n" + note + "\n";
+  return text;
+}
+
 }  // namespace
 
 std::string report_markdown(const Report& report) {
@@ -88,6 +99,7 @@ std::string report_markdown(const Report& report) {
     text += fmt::format("| MACs a sample | {} | {} |\n", *report.source.macs, *report.target.macs);
   }
   if (report.merge) text += merge_table(*report.merge);
+  if (report.budget) text += budget_table(*report.budget);
   if (!report.coverage.empty()) text += coverage_table(report);
   text += report.proof ? check_tables(*report.proof) : fmt::format("\n**Not checked**: {}\n", report.not_checked);
   if (report.equal_bytes) text += equal_bytes_table(*report.equal_bytes);

@@ -170,11 +170,24 @@ void merge_rows(std::string& text, const Report& report, bool verbose) {
   if (!merge.verdict.empty()) row(text, merge.worse ? "WARNING" : "verdict", merge.verdict);
 }
 
+void budget_rows(std::string& text, const BudgetFacts& budget) {
+  row(text, "goal", budget.goal);
+  if (!budget.judged_on.empty()) row(text, "judged on", budget.judged_on);
+  row(text, "", fmt::format("{:>10}  {:>6}  {:<34}  {:<8}  {}", "size", "bits", "measured", "", "formats"));
+  for (const BudgetAttempt& attempt : budget.attempts) {
+    row(text, "tried",
+        fmt::format("{:>10}  {:>6.3f}  {:<34}  {:<8}  {}", bytes_text(attempt.bytes), attempt.bits, attempt.metric,
+                    attempt.verdict, attempt.candidate));
+  }
+  for (const std::string& note : budget.notes) row(text, "note", note);
+}
+
 }  // namespace
 
 std::string report_text(const Report& report, bool verbose) {
   std::string text = fmt::format("{}  ->  {}\n", report.source.path, report.target.path);
   if (report.merge) merge_rows(text, report, verbose);
+  if (report.budget) budget_rows(text, *report.budget);
   if (report.verb == "compress") {
     const bool unwritten = report.target.bytes == 0 && !report.predicted;
     row(text, "size",

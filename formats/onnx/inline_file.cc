@@ -51,12 +51,16 @@ Initializer lay_out(const onnx::TensorProto& proto, const Tensor& data) {
 
 }  // namespace
 
-Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described) {
+Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described, bool sizes_only) {
   std::map<const onnx::TensorProto*, Tensor> held;
   onnx::ModelProto proto;
   OF_TRY(export_model(
       model,
       [&](const Tensor& tensor, onnx::TensorProto& made) -> Status {
+        if (sizes_only && tensor.is_deferred()) {
+          made.mutable_raw_data()->resize(static_cast<std::size_t>(tensor.nbytes()));
+          return {};
+        }
         if (tensor.dtype() == DType::kString || tensor.nbytes() < kLarge) return export_inline(tensor, made);
         held[&made] = tensor;
         return {};

@@ -16,6 +16,7 @@ struct InlineFile {
 };
 
 // Large initializers of the main graph are placed; everything else is serialized. Same model, same bytes.
-Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described);
+// `sizes_only`: deferred tensors are not made; zeros stand for the small ones.
+Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described, bool sizes_only = false);
 
 }  // namespace onnxfold::onnx_proto

@@ -66,6 +66,9 @@ struct SaveStats {
 // existing target is untouched. Deferred tensors are made, written and dropped within the memory budget. IR version and
 // opset imports are the lowest that the content needs and not below what the model declares.
 Result<SaveStats> save_model(const Model& model, const std::string& path, const SaveOptions& options = {});
+// What save_model would write to `path`, to the byte, without making or writing any large tensor. Errors: those of
+// save_model, but for io.
+Result<SaveStats> predict_save(const Model& model, const std::string& path, const SaveOptions& options = {});
 Result<Buffer> serialize_model(const Model& model);
 
 }  // namespace onnxfold

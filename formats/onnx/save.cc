@@ -120,9 +120,19 @@ Result<SaveStats> save_inline(const Model& model, const std::string& path, const
   return SaveStats{content.size, 0};
 }
 
+std::string data_name(const std::string& path, const SaveOptions& options) {
+  return options.external_name.empty() ? fs::path(path).filename().string() + ".data" : options.external_name;
+}
+
+Status lay_out_external(const Model& model, const SaveOptions& options, Layout& layout, onnx::ModelProto& proto) {
+  return onnx_proto::export_model(
+      model, [&](const Tensor& tensor, onnx::TensorProto& made) { return layout.place(tensor, made); },
+      [&](const Tensor& tensor) { return layout.external(tensor); }, proto, described(options));
+}
+
 Result<SaveStats> save_external(const Model& model, const std::string& path, const SaveOptions& options) {
   const fs::path target(path);
-  const std::string name = options.external_name.empty() ? target.filename().string() + ".data" : options.external_name;
+  const std::string name = data_name(path, options);
   if (fs::path(name).has_parent_path()) {
     return fail(Code::kInvalidArgument, fmt::format("external data file '{}' must lie beside the model", name));
   }
@@ -133,9 +143,7 @@ Result<SaveStats> save_external(const Model& model, const std::string& path, con
   OF_TRY(check_target(data_path, options));
   Layout layout(options, name);
   onnx::ModelProto proto;
-  OF_TRY(onnx_proto::export_model(
-      model, [&](const Tensor& tensor, onnx::TensorProto& made) { return layout.place(tensor, made); },
-      [&](const Tensor& tensor) { return layout.external(tensor); }, proto, described(options)));
+  OF_TRY(lay_out_external(model, options, layout, proto));
   OF_ASSIGN(PendingFile file, PendingFile::create(path));
   OF_ASSIGN(PendingFile data, PendingFile::create(data_path));
   OF_TRY(write_tensors(layout.tensors(), layout.size(), options, data));
@@ -148,16 +156,32 @@ Result<SaveStats> save_external(const Model& model, const std::string& path, con
   return SaveStats{static_cast<std::int64_t>(proto.ByteSizeLong()), layout.size()};
 }
 
-}  // namespace
-
-Result<SaveStats> save_model(const Model& model, const std::string& path, const SaveOptions& options) {
-  OF_TRY(check_target(path, options));
+Result<bool> goes_external(const Model& model, const std::string& path, const SaveOptions& options) {
   const bool large = tensor_bytes(model.graph()) >= kInlineLimit;
   if (options.placement == DataPlacement::kInline && large) {
     return too_large(path);
   }
-  const bool external = options.placement == DataPlacement::kExternal || large;
+  return options.placement == DataPlacement::kExternal || large;
+}
+
+}  // namespace
+
+Result<SaveStats> save_model(const Model& model, const std::string& path, const SaveOptions& options) {
+  OF_TRY(check_target(path, options));
+  OF_ASSIGN(const bool external, goes_external(model, path, options));
   return external ? save_external(model, path, options) : save_inline(model, path, options);
+}
+
+Result<SaveStats> predict_save(const Model& model, const std::string& path, const SaveOptions& options) {
+  OF_ASSIGN(const bool external, goes_external(model, path, options));
+  if (!external) {
+    OF_ASSIGN(const onnx_proto::InlineFile content, onnx_proto::lay_out_inline(model, described(options), true));
+    return SaveStats{content.size, 0};
+  }
+  Layout layout(options, data_name(path, options));
+  onnx::ModelProto proto;
+  OF_TRY(lay_out_external(model, options, layout, proto));
+  return SaveStats{static_cast<std::int64_t>(proto.ByteSizeLong()), layout.size()};
 }
 
 Result<Buffer> serialize_model(const Model& model) {

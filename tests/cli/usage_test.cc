@@ -42,7 +42,7 @@ TEST(Usage, MissingAndWrongValues) {
   expect_usage_error({}, "missing a verb");
   expect_usage_error({"compress"}, "missing the model to read");
   expect_usage_error({"compress", "m.onnx", "--recipe", "clean"}, "missing -o");
-  expect_usage_error({"compress", "m.onnx", "-o", "o.onnx"}, "--recipe clean|depth25|depth25-int4|fuse");
+  expect_usage_error({"compress", "m.onnx", "-o", "o.onnx"}, "clean|depth25|depth25-int4|fuse");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--report", "r.pdf"}, "r.pdf");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--max-abs", "x"}, "--max-abs: 'x'");
   expect_usage_error({"compress", "m.onnx", "-o", "o.onnx", "--recipe", "clean", "--memory", "2Q"}, "--memory: '2Q'");

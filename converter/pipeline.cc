@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -113,14 +114,23 @@ class Pipeline {
 
   Result<bool> run_on_every_graph(Pass& pass, PassContext& context) {
     bool changed = false;
-    for (Graph* graph : model_.graphs()) {
-      // An earlier run may have erased the node this subgraph hangs on; its memory lives until purge().
-      const std::vector<Graph*> live = model_.graphs();
-      if (std::find(live.begin(), live.end(), graph) == live.end()) continue;
+    std::set<const Graph*> seen;
+    // A run may erase the node that a subgraph hangs on, and may put other subgraphs in the place of all (a change of
+    // the opset does), so the list is made anew each time. What is erased keeps its memory until purge().
+    for (Graph* graph = next(seen); graph != nullptr; graph = next(seen)) {
+      seen.insert(graph);
       OF_ASSIGN(const bool here, pass.run(*graph, context));
       changed = changed || here;
     }
     return changed;
+  }
+
+  // The first graph that is not among `seen`, outermost first; null when there is none.
+  Graph* next(const std::set<const Graph*>& seen) {
+    for (Graph* graph : model_.graphs()) {
+      if (!seen.contains(graph)) return graph;
+    }
+    return nullptr;
   }
 
   // What the pass says it did is what it did, and the graph still holds together.

@@ -104,7 +104,10 @@ void smallest_table(const Value& value, std::int64_t& limit, std::set<const Valu
     const bool gathers =
         node->is("Gather") || node->is("GatherElements") || node->is("GatherBlockQuantized", "com.microsoft");
     if (gathers && use.index == 1) {
-      const auto dims = node->input(0)->static_dims();
+      const Value* table = node->input(0);  // its type may be unknown where its decoder is newer than the inference
+      const Node* decoder = table->producer();
+      if (decoder != nullptr && decoder->is("DequantizeLinear")) table = decoder->input(0);
+      const auto dims = table->static_dims();
       std::int64_t axis = node->attr_int(node->domain().empty() ? "axis" : "gather_axis", 0);
       if (!dims || dims->empty()) continue;
       if (axis < 0) axis += static_cast<std::int64_t>(dims->size());

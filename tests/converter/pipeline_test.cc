@@ -40,6 +40,18 @@ TEST(Pipeline, NodesOfOneNameAreToldApart) {
   EXPECT_THAT(names, testing::ElementsAre("n", "n_2", "n_3"));
 }
 
+TEST(Pipeline, BodiesThatAChangeOfTheOpsetMadeAnewAreVisited) {
+  const auto model = test::model_from_text(R"(<ir_version: 10, opset_import: ["" : 17]>
+    agraph (float[2,64] x) => (float[2,64] y) <int64 n = {3}, bool c = {1}, float[64,64] a = {}, float[64,64] b = {}> {
+      h = MatMul(x, a)
+      y = Loop(n, c, h) <body = d (int64 i, bool k, float[2,64] s) => (bool l, float[2,64] t) {
+        l = Identity(k) t = MatMul(s, b) }>
+    })");
+  ASSERT_TRUE(run_pipeline(*model, recipe_of({{"rtn", {{"form", "dequantizelinear"}, {"bits", "8"}}, {}}})));
+  EXPECT_GE(model->graph().opset(), 21);
+  for (const std::string name : {"a", "b"}) EXPECT_EQ(model->graph().find(name), nullptr) << name << " is still float";
+}
+
 TEST(Pipeline, AGroupRunsUntilNothingChanges) {
   const auto model = test::model_from_text(kIdentities);
   const auto result =

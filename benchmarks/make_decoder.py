@@ -1,8 +1,9 @@
 """Writes a LLaMA-shaped decoder with seeded random weights in external data, without ever holding more than one of them.
 
-    python benchmarks/make_decoder.py OUT.onnx [--layers 16] [--width 2048] [--ffn 5632] [--vocab 32000]
+    python benchmarks/make_decoder.py OUT.onnx [--layers 16] [--width 2048] [--ffn 5632] [--vocab 32000] [--sparse]
 
-The defaults give about 3.8 GB of float32."""
+The defaults give about 3.8 GB of float32. With --sparse the data file is one hole (all weights are 0): a large file that takes
+no room, to measure memory with."""
 
 import argparse
 import os
@@ -15,7 +16,8 @@ from onnx import TensorProto, helper
 class Writer:
     """Appends tensors to the data file and remembers where they lie."""
 
-    def __init__(self, path, seed=0):
+    def __init__(self, path, sparse=False, seed=0):
+        self.sparse = sparse
         self.name = path.name + ".data"
         self.file = open(path.with_name(self.name), "wb")
         self.rng = np.random.default_rng(seed)
@@ -25,7 +27,11 @@ class Writer:
         offset = -(-self.file.tell() // 4096) * 4096
         self.file.seek(offset)
         length = 0
-        for row in range(0, shape[0], 1024):
+        if self.sparse:
+            length = int(np.prod(shape)) * 4
+            self.file.truncate(offset + length)
+            self.file.seek(offset + length)
+        for row in range(0, 0 if self.sparse else shape[0], 1024):
             part = (min(1024, shape[0] - row), *shape[1:])
             length += self.file.write((self.rng.standard_normal(part, dtype=np.float32) * np.float32(scale)).tobytes())
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
@@ -40,8 +46,8 @@ class Writer:
         return name
 
 
-def build(path, layers, width, ffn, vocab, heads=16):
-    writer = Writer(path)
+def build(path, layers, width, ffn, vocab, sparse=False, heads=16):
+    writer = Writer(path, sparse)
     nodes = []
     head = width // heads
 
@@ -96,8 +102,9 @@ def main():
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--ffn", type=int, default=5632)
     parser.add_argument("--vocab", type=int, default=32000)
+    parser.add_argument("--sparse", action="store_true")
     arguments = parser.parse_args()
-    build(arguments.out, arguments.layers, arguments.width, arguments.ffn, arguments.vocab)
+    build(arguments.out, arguments.layers, arguments.width, arguments.ffn, arguments.vocab, arguments.sparse)
     total = os.path.getsize(arguments.out) + os.path.getsize(str(arguments.out) + ".data")
     print(f"{arguments.out}: {total / 1e9:.2f} GB")
 

@@ -1,9 +1,10 @@
 """4-bit quantization of a large decoder: onnxfold beside ONNX Runtime's MatMulNBitsQuantizer and a plain copy.
 
     python benchmarks/quantize_large.py [--runs N] [--folder DIR] [make_decoder.py options]
+    python benchmarks/quantize_large.py --memory-only --layers 95 --sparse      # 20 GB that take no room; onnxfold alone
 
 Whole processes in alternation, in one run; needs an interpreter with scripts/requirements-bench.txt and about 10 GB free in
-the folder (default: the system's temporary one)."""
+the folder (default: the system's temporary one), or 4 GB with --memory-only."""
 
 import argparse
 import pathlib
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 
-from measure import alternate, print_table
+from measure import alternate, print_table, run_once
 
 HERE = pathlib.Path(__file__).resolve().parent
 ONNXFOLD = HERE.parent / "build/release/cli/onnxfold"
@@ -28,11 +29,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--onnxfold", default=str(ONNXFOLD))
     arguments, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         model = f"{folder}/decoder.onnx"
         subprocess.run([sys.executable, HERE / "make_decoder.py", model, *rest], check=True)
-        fold = [str(ONNXFOLD), "compress", model, "-q", "--force", "--no-check", "-o"]
+        fold = [arguments.onnxfold, "compress", model, "-q", "--force", "--no-check", "-o"]
+        if arguments.memory_only:
+            for step in ("rtn:bits=4,block=32", "rtn-search:bits=4,block=16,scales=float16"):
+                seconds, peak, _ = run_once([*fold, f"{folder}/fold.onnx", "--pass", step])
+                print(f"{step}: {seconds:.1f} s, {peak:.0f} MB resident at most")
+            return
         results = alternate({
             "onnxfold rtn": [*fold, f"{folder}/fold.onnx", "--pass", "rtn:bits=4,block=32,gather=false"],
             "onnxfold int4 (clean, rtn-search)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],

@@ -7,6 +7,7 @@
 #include "exec/gemm.h"
 #include "exec/parallel.h"
 #include "ir/numeric.h"
+#include "passes/quantize/code_kernels.h"
 #include "passes/quantize/gptq_descent.h"
 #include "passes/quantize/gptq_kernels.h"
 
@@ -229,11 +230,12 @@ FloatRows dequantized(const BlockCodes& codes, const BlockFormat& format) {
   const float middle = BlockGrid(format).middle;
   parallel_for(codes.rows, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      for (std::int64_t j = 0; j < codes.cols; ++j) {
-        const auto at = static_cast<std::size_t>(row * codes.blocks + j / codes.block);
+      for (std::int64_t block = 0; block < codes.blocks; ++block) {
+        const auto at = static_cast<std::size_t>(row * codes.blocks + block);
         const float zero = codes.zeros.empty() ? middle : static_cast<float>(codes.zeros[at]);
-        const auto code = codes.codes[static_cast<std::size_t>(row * codes.blocks * codes.block + j)];
-        out.row(row)[j] = (static_cast<float>(code) - zero) * codes.scales[at];
+        const std::int64_t col = block * codes.block, count = std::min(codes.block, codes.cols - col);
+        decode_codes(codes.codes.data() + (row * codes.blocks + block) * codes.block, count, zero, codes.scales[at],
+                     out.row(row) + col);
       }
     }
   });

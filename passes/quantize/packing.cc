@@ -5,6 +5,7 @@
 
 #include "exec/parallel.h"
 #include "ir/numeric.h"
+#include "passes/quantize/code_kernels.h"
 
 namespace onnxfold {
 namespace {
@@ -44,11 +45,8 @@ Buffer pack_rows(const BlockCodes& codes, int bits, std::int64_t cols) {
       std::byte* to = out.data() + static_cast<std::size_t>(row) * row_bytes;
       if (bits == 8) {
         std::memcpy(to, from, static_cast<std::size_t>(held));
-      } else if (bits == 4) {
-        for (std::int64_t i = 0; i + 1 < held; i += 2) to[i / 2] = static_cast<std::byte>(from[i] | (from[i + 1] << 4));
-        if (held % 2 != 0) to[held / 2] = static_cast<std::byte>(from[held - 1]);
       } else {
-        for (std::int64_t i = 0; i < held; ++i) to[i * bits / 8] |= static_cast<std::byte>(from[i] << (i * bits % 8));
+        pack_codes(from, held, bits, to);
       }
     }
   });

@@ -235,7 +235,7 @@ Value* RolledRun::picked(Value* items, Value* index) {
   return inner_->insert(std::move(spec))->output();
 }
 
-Value* RolledRun::inside(int node, std::size_t i) const {
+Value* RolledRun::inside(int node, std::size_t i) {
   const BlockOperand& operand = repeat_.operands[static_cast<std::size_t>(node)][i];
   const auto index = static_cast<std::size_t>(operand.index);
   switch (operand.kind) {
@@ -244,13 +244,28 @@ Value* RolledRun::inside(int node, std::size_t i) const {
     case Kind::kInner:
       return copies_[index]->output(static_cast<std::size_t>(operand.output));
     case Kind::kShared:
-      return repeat_.shared[index];
+      return shared_inside(*repeat_.blocks.back()[static_cast<std::size_t>(node)], *repeat_.shared[index]);
     case Kind::kCarried:
       return carried_[index];
     case Kind::kVarying:
       return slots_[index].inside;
   }
   return nullptr;
+}
+
+// ONNX Runtime 1.32 does not load a DequantizeLinear in a body whose constants lie outside when its product can be made
+// a MatMulNBits: the body owns them, unless something else reads them too.
+Value* RolledRun::shared_inside(const Node& reader, Value& value) {
+  if (!reader.is("DequantizeLinear") || constant(&value) == nullptr) return &value;
+  if (const auto found = owned_.find(&value); found != owned_.end()) return found->second;
+  for (const Use& use : value.uses()) {
+    const bool own =
+        use.node != nullptr && std::any_of(repeat_.blocks.begin(), repeat_.blocks.end(), [&](const auto& block) {
+          return std::find(block.begin(), block.end(), use.node) != block.end();
+        });
+    if (!own) return owned_[&value] = &value;
+  }
+  return owned_[&value] = inner_->add_initializer(value.name(), *constant(&value));
 }
 
 void RolledRun::copy_nodes() {

@@ -49,7 +49,8 @@ class RolledRun {
   void pick_slots();
   Value* picked(Value* items, Value* index);
   void copy_nodes();
-  Value* inside(int node, std::size_t operand) const;
+  Value* inside(int node, std::size_t operand);
+  Value* shared_inside(const Node& reader, Value& value);
   void finish_body();
   Value* output_of_body(Value* value);
   Node* insert_node();
@@ -70,6 +71,7 @@ class RolledRun {
   Value* go_on_ = nullptr;
   std::vector<Value*> carried_;  // inputs of the body
   std::vector<Node*> copies_;
+  std::unordered_map<const Value*, Value*> owned_;     // shared constants that the body holds itself
   std::vector<std::pair<Value*, std::string>> names_;  // that new values take over
   std::int64_t bytes_before_ = 0, bytes_after_ = 0;
 };

@@ -229,6 +229,21 @@ TEST(RollLayers, QuantizedWeightsAreStacked) {
   }
   roll_and_back(model("float[N,4] x", "float[N,4] y", weights, nodes + "y = Neg(" + stream + ")"));
 }
+TEST(RollLayers, BodiesOwnWhatTheyDecode) {
+  std::string nodes, stream = "x";
+  for (int l = 0; l < 3; ++l) {
+    nodes += fmt::format(
+        "w{0} = DequantizeLinear(k, s, z) h{0} = MatMul({1}, w{0}) t{0} = Tanh(h{0}) s{0} = Add({1}, t{0}) ", l,
+        stream);
+    stream = fmt::format("s{}", l);
+  }
+  const auto rolled = roll_and_back(model("float[N,4] x", "float[N,4] y, float[1] u",
+                                          "float s = {0.5}, int8 z = {1}, int8[4,4] k = {}, float[1] one = {1}",
+                                          nodes + "u = Mul(s, one) y = Neg(" + stream + ")"));
+  const Graph& body = *loop_of(rolled->graph())->attr_graph("body");
+  EXPECT_EQ(body.initializers().size(), 2U);  // the scale is read outside as well
+  EXPECT_EQ(rolled->graph().find("k"), nullptr);
+}
 TEST(RollLayers, HalfBytesAreNotPicked) {
   std::string weights = "float s = {0.5}", nodes, stream = "x";
   for (int l = 0; l < 3; ++l) {

@@ -4,6 +4,7 @@ namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
 std::unique_ptr<Pass> make_roll_layers(const PassOptions&);
+std::unique_ptr<Pass> make_fit_linear_depth(const PassOptions&);
 std::unique_ptr<Pass> make_set_steps(const PassOptions&);
 std::unique_ptr<Pass> make_tie_embeddings(const PassOptions&);
 std::unique_ptr<Pass> make_tie_layers(const PassOptions&);
@@ -15,6 +16,15 @@ namespace {
 
 using enum Exactness;
 using enum OptionType;
+
+constexpr OptionSpec kFitLinearDepthOptions[] = {
+    {"rank", kInt, "0", "Rank of the correction that each layer keeps; 0: none", "0.."},
+    {"min-excess", kFloat, "0.5", "Share of what unrelated layers leave unexplained that a line must explain", "0..1"},
+    {"align", kBool, "true",
+     "First put hidden neurons of feed-forward layers in the order of the layer before (exact)"},
+    {"protect-first", kInt, "0", "Blocks at the start of each stream that stay as they are", "0.."},
+    {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
+};
 
 constexpr OptionSpec kTieLayersOptions[] = {
     {"loops", kInt, "2", "How often each unique layer is used; must divide the number of layers", "1.."},
@@ -39,6 +49,7 @@ constexpr OptionSpec kTieLayersOptions[] = {
      "closed: the best for two loops; alternate: shared weight and corrections in turn; auto with data: one of these "
      "two",
      "auto|svd|whitened|closed|alternate"},
+    {"align", kBool, "false", "First put hidden neurons of the feed-forward layers to tie in one order (exact)"},
     {"rounds", kInt, "5", "Alternations of shared weight and corrections", "0.."},
     {"protect-first", kInt, "0", "Blocks at the start of each stream that stay as they are", "0.."},
     {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
@@ -68,6 +79,8 @@ constexpr OptionSpec kUnrollLayersOptions[] = {
 };
 
 constexpr PassInfo kPasses[] = {
+    {"fit-linear-depth", "tie", kLossy, "Makes weights a line over depth, base and slope, where they lie on one (TLEG)",
+     kFitLinearDepthOptions, make_fit_linear_depth},
     {"roll-layers", "tie", kExact, "Makes one Loop or Scan of runs of equal blocks", kRollLayersOptions,
      make_roll_layers},
     {"set-steps", "tie", kLossy, "Changes how often the loop of a tied model runs", kSetStepsOptions, make_set_steps},

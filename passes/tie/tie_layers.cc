@@ -16,6 +16,7 @@
 #include "analysis/compare/damage.h"
 #include "exec/parallel.h"
 #include "passes/pass.h"
+#include "passes/tie/neuron_order.h"
 #include "passes/tie/tie_group.h"
 
 namespace onnxfold {
@@ -59,27 +60,49 @@ class TieLayers final : public Pass {
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (&graph != &context.model().graph() || loops_ < 2) return false;
-    OF_TRY(find_groups(graph, context));
+    const std::unique_ptr<Model> student = context.model().clone();
+    if (options_.flag("align")) OF_TRY(align(student->graph(), context));
+    OF_TRY(find_groups(student->graph(), context));
     if (groups_.empty()) return false;
     const bool data = context.calibration != nullptr;
     const TieStart start = start_named(options_.text("start"), data);
     how_ = {start, factors_named(options_.text("factors"), start, loops_, data),
             static_cast<int>(options_.integer("rounds"))};
     OF_TRY(check(data));
-    OF_TRY(learn(context));
+    OF_TRY(learn(*student, context));
     OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
                            groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
-    OF_ASSIGN(const Ranks ranks, choose_ranks(graph, context));
-    OF_ASSIGN(const auto fits, fit(ranks));
-    if (data) OF_TRY(measure(fits, context));
-    for (std::size_t i = 0; i < groups_.size(); ++i) {
-      OF_TRY(apply_fit(graph, groups_[i], fits[i]));
-      report(i, ranks[i], fits[i], context);
-    }
+    OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
+    OF_ASSIGN(const auto fits, fit(ranks, how_.rounds));
+    for (std::size_t i = 0; i < groups_.size(); ++i) report(i, ranks[i], fits[i], context);
+    for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(student->graph(), groups_[i], fits[i]));
+    if (data) OF_TRY(measure(*student, context));
+    context.model().adopt_graph(*student);
     return true;
   }
 
  private:
+  // Neurons of the feed-forward layers that will be tied, in the order of the first of them.
+  Status align(Graph& graph, PassContext& context) const {
+    const Looping looping = looping_named(options_.text("looping"));
+    int count = 0;
+    for (const LayerStack& stack : layer_stacks(graph, static_cast<std::size_t>(options_.integer("protect-first")),
+                                                static_cast<std::size_t>(options_.integer("protect-last")))) {
+      const auto table = looped_layers(looping, stack.blocks.size(), static_cast<std::size_t>(loops_));
+      for (std::size_t unique = 0; table && unique < stack.blocks.size() / static_cast<std::size_t>(loops_); ++unique) {
+        std::vector<std::size_t> tied;
+        for (std::size_t layer = 0; layer < stack.blocks.size(); ++layer) {
+          if ((*table)[layer] == unique) tied.push_back(stack.blocks[layer]);
+        }
+        OF_ASSIGN(const int aligned, align_neurons(graph, tied));
+        count += aligned;
+      }
+    }
+    if (count > 0)
+      context.note("", fmt::format("hidden neurons of {} feed-forward layers put in the order of others", count));
+    return {};
+  }
+
   Status find_groups(Graph& graph, PassContext& context) {
     std::vector<StructureNote> notes;
     const auto first = static_cast<std::size_t>(options_.integer("protect-first"));
@@ -117,7 +140,7 @@ class TieLayers final : public Pass {
     return {};
   }
 
-  Status learn(PassContext& context) {
+  Status learn(const Model& aligned, PassContext& context) {
     if (context.calibration == nullptr) {
       context.note("", "weights only: with calibration data the error is several times less (--calibration F.npz)");
       return {};
@@ -127,7 +150,7 @@ class TieLayers final : public Pass {
     for (const TieGroup& group : groups_) {
       for (const Linear& linear : group.linears) inputs.insert(linear.input->name());
     }
-    OF_ASSIGN(statistics_, collect_statistics(context.model(), *context.calibration, {inputs.begin(), inputs.end()}));
+    OF_ASSIGN(statistics_, collect_statistics(aligned, *context.calibration, {inputs.begin(), inputs.end()}));
     return {};
   }
 
@@ -143,8 +166,8 @@ class TieLayers final : public Pass {
     return static_cast<std::int64_t>(std::llround(ratio * static_cast<double>(untied)));
   }
 
-  Result<Ranks> choose_ranks(const Graph& graph, PassContext& context) const {
-    const auto bytes = budget(graph);
+  Result<Ranks> choose_ranks(const Model& aligned, PassContext& context) const {
+    const auto bytes = budget(aligned.graph());
     if (!bytes) return given_ranks(context);
     std::int64_t strict = 0;
     for (const CorrectionCurve& curve : curves_) strict += curve.bytes(0);
@@ -155,7 +178,7 @@ class TieLayers final : public Pass {
     const Ranks uniform = uniform_corrections(curves_, *bytes);
     if (options_.text("spread") == "uniform") return uniform;
     if (context.calibration == nullptr) return corrections_by_error(curves_, *bytes, 0.5);
-    return measured_ranks(uniform, *bytes, context);
+    return measured_ranks(aligned, uniform, *bytes, context);
   }
 
   Result<Ranks> given_ranks(PassContext& context) const {
@@ -183,15 +206,16 @@ class TieLayers final : public Pass {
   }
 
   // Several ways to spread the bytes, the one that harms the model least on the data.
-  Result<Ranks> measured_ranks(const Ranks& uniform, std::int64_t bytes, PassContext& context) const {
+  Result<Ranks> measured_ranks(const Model& aligned, const Ranks& uniform, std::int64_t bytes,
+                               PassContext& context) const {
     OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
     Ranks best = uniform;
     double least = HUGE_VAL;
     std::string chosen = "uniform", all;
-    for (const double floor : {1.0, 0.75, 0.5, 0.25}) {
+    for (const double floor : {1.0, 0.75, 0.5}) {
       const Ranks ranks = floor == 1 ? uniform : corrections_by_error(curves_, bytes, floor);
-      OF_ASSIGN(const auto fits, fit(ranks));
-      OF_ASSIGN(const double damage, damage_of(fits, meter, context));
+      OF_ASSIGN(const auto fits, fit(ranks, 0));  // alternations change all of them alike
+      OF_ASSIGN(const double damage, damage_of(aligned, fits, meter));
       const std::string name = floor == 1 ? "uniform" : fmt::format("by error from {:g}", floor);
       all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage);
       if (damage >= least) continue;
@@ -204,23 +228,24 @@ class TieLayers final : public Pass {
     return best;
   }
 
-  Result<std::vector<SharedFit>> fit(const Ranks& ranks) const {
+  Result<std::vector<SharedFit>> fit(const Ranks& ranks, int rounds) const {
+    const TieOptions how = {how_.start, how_.factors, rounds};
     return for_groups<SharedFit>(groups_.size(),
-                                 [&](std::size_t i) { return fit_group(groups_[i], statistics_, how_, ranks[i]); });
+                                 [&](std::size_t i) { return fit_group(groups_[i], statistics_, how, ranks[i]); });
   }
 
-  Result<double> damage_of(const std::vector<SharedFit>& fits, const DamageMeter& meter, PassContext& context) const {
-    const std::unique_ptr<Model> tried = context.model().clone();
+  Result<double> damage_of(const Model& aligned, const std::vector<SharedFit>& fits, const DamageMeter& meter) const {
+    const std::unique_ptr<Model> tried = aligned.clone();
     for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(tried->graph(), groups_[i], fits[i]));
     OF_ASSIGN(const Damage damage, meter.measure(*tried));
     return damage.value;
   }
 
-  Status measure(const std::vector<SharedFit>& fits, PassContext& context) const {
+  static Status measure(const Model& tied, PassContext& context) {
     OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
-    OF_ASSIGN(const double damage, damage_of(fits, meter, context));
+    OF_ASSIGN(const Damage damage, meter.measure(tied));
     context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", meter.kind_name(),
-                                 meter.original().value, damage));
+                                 meter.original().value, damage.value));
     return {};
   }
 

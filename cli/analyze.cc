@@ -19,18 +19,23 @@ Result<Rendered> analyzed(const Arguments& arguments, const AnalyzeOptions& opti
     OF_ASSIGN(const SensitivityAnalysis analysis, analyze_sensitivity(options));
     return Rendered{sensitivity_text(analysis), sensitivity_json(analysis)};
   }
-  OF_ASSIGN(const Analysis analysis, analyze_depth(options));
+  OF_ASSIGN(const Analysis analysis, analyze(options));
   return Rendered{analysis_text(analysis), analysis_json(analysis)};
 }
 
 }  // namespace
 
 Result<int> run_analyze(const Words& words) {
-  Arguments arguments("analyze MODEL.onnx [--depth | --sensitivity] [--data D.npz] [--json]",
+  Arguments arguments("analyze MODEL.onnx [--depth | --sensitivity | --paths --attention...] [--data D.npz] [--json]",
                       "Measures what the parts of a model do on data, and says what could be done about it.",
                       "analyze model.onnx --depth --data samples.npz");
   arguments.positional(1, 1, "the model to analyze");
   arguments.flag("depth", "what each block adds, what happens without it (the default)");
+  arguments.flag("paths", "what each addend of the residual stream gives to the outputs");
+  arguments.flag("attention", "what each head looks at: spans, first token, entropy, uniform heads");
+  arguments.flag("linearity", "how far weights lie on a line over depth, against the null");
+  arguments.flag("hidden", "how many hidden neurons and channels carry the activity");
+  arguments.flag("lut", "whether tables could take the place of products");
   arguments.flag("sensitivity", "what every weight costs at the outputs when it alone has 2, 4 or 8 bits");
   arguments.value("data", "D.npz", "data to measure on, labels or next tokens with it or not; else generated");
   arguments.value("samples", "N", "read at most N samples of the data");
@@ -42,6 +47,10 @@ Result<int> run_analyze(const Words& words) {
   OF_ASSIGN(const Common common, common_of(arguments));
   AnalyzeOptions options;
   options.path = arguments.words()[0];
+  for (const char* name : {"paths", "attention", "linearity", "hidden", "lut"}) {
+    if (arguments.has(name)) options.tables.emplace_back(name);
+  }
+  options.depth = arguments.has("depth") || options.tables.empty();
   options.data = arguments.text("data");
   options.seed = common.seed;
   OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
@@ -49,8 +58,8 @@ Result<int> run_analyze(const Words& words) {
   if (!report.empty() && !report.ends_with(".json")) {
     return fail(Code::kInvalidArgument, "--report: '" + report + "' does not end in .json");
   }
-  if (arguments.has("depth") && arguments.has("sensitivity")) {
-    return fail(Code::kInvalidArgument, "--depth and --sensitivity exclude each other");
+  if (arguments.has("sensitivity") && (arguments.has("depth") || !options.tables.empty())) {
+    return fail(Code::kInvalidArgument, "--sensitivity stands alone");
   }
   Result<Rendered> rendered = [&] {
     Progress progress(common.quiet);

@@ -8,7 +8,19 @@
 
 namespace onnxfold {
 
-Result<Analysis> analyze_depth(const AnalyzeOptions& options) {
+namespace {
+
+Result<PartTable> table_of(const std::string& name, const Model& model, const Dataset& data) {
+  if (name == "paths") return measure_paths(model, data);
+  if (name == "attention") return measure_attention(model, data);
+  if (name == "hidden") return measure_hidden(model, data);
+  if (name == "lut") return measure_lut(model, data);
+  return linearity_table(model);
+}
+
+}  // namespace
+
+Result<Analysis> analyze(const AnalyzeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   OF_ASSIGN(const auto model, load_model(options.path));
   OF_TRY(infer_shapes(*model));
@@ -25,7 +37,13 @@ Result<Analysis> analyze_depth(const AnalyzeOptions& options) {
   }
   analysis.data_origin = data.origin;
   for (const std::int64_t size : data.batch_sizes) analysis.samples += size;
-  OF_ASSIGN(analysis.depth, measure_depth(*model, data));
+  if (options.depth) {
+    OF_ASSIGN(analysis.depth, measure_depth(*model, data));
+  }
+  for (const std::string& name : options.tables) {
+    OF_ASSIGN(PartTable table, table_of(name, *model, data));
+    analysis.tables.push_back(std::move(table));
+  }
   analysis.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return analysis;
 }
@@ -61,18 +79,43 @@ Json json_of(const BlockDepth& block) {
 
 }  // namespace
 
+namespace {
+
+void add_depth(Json& json, const DepthReport& depth);
+
+Json json_of(const PartTable& table) {
+  Json rows = Json::array(), notes = Json::array();
+  for (const PartRow& row : table.rows) {
+    Json one = {{"part", row.part}};
+    for (const auto& [name, number] : row.numbers) one[name] = number ? Json(*number) : Json(nullptr);
+    one["use"] = row.use;
+    rows.push_back(std::move(one));
+  }
+  for (const StructureNote& note : table.notes) notes.push_back({{"node", note.node}, {"reason", note.reason}});
+  return {{"rows", std::move(rows)}, {"notes", std::move(notes)}};
+}
+
+}  // namespace
+
 std::string analysis_json(const Analysis& analysis) {
-  const DepthReport& depth = analysis.depth;
   Json json = {{"version", 1},
                {"verb", "analyze"},
                {"model", analysis.path},
                {"data", analysis.data_origin},
                {"samples", analysis.samples},
-               {"seconds", analysis.seconds},
-               {"forward_passes", depth.forward_passes},
-               {"damage", depth.damage_kind},
-               {"task", depth.task_kind},
-               {"original", {{"damage", depth.original.value}, {"task", depth.original.task}}}};
+               {"seconds", analysis.seconds}};
+  if (analysis.depth) add_depth(json, *analysis.depth);
+  for (const PartTable& table : analysis.tables) json[table.name] = json_of(table);
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+namespace {
+
+void add_depth(Json& json, const DepthReport& depth) {
+  json["forward_passes"] = depth.forward_passes;
+  json["damage"] = depth.damage_kind;
+  json["task"] = depth.task_kind;
+  json["original"] = {{"damage", depth.original.value}, {"task", depth.original.task}};
   json["blocks"] = Json::array();
   for (const BlockDepth& block : depth.blocks) json["blocks"].push_back(json_of(block));
   json["linear_map_r2"] = depth.r2;
@@ -83,7 +126,8 @@ std::string analysis_json(const Analysis& analysis) {
   if (depth.exit_behind) json["early_exit_behind"] = *depth.exit_behind;
   json["notes"] = Json::array();
   for (const StructureNote& note : depth.notes) json["notes"].push_back({{"node", note.node}, {"reason", note.reason}});
-  return json.dump(2) + "\n";
 }
+
+}  // namespace
 
 }  // namespace onnxfold

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "analysis/depth/depth_report.h"
+#include "analysis/depth/part_table.h"
 #include "passes/quantize/sensitivity.h"
 
 namespace onnxfold {
@@ -14,18 +15,21 @@ struct AnalyzeOptions {
   std::int64_t max_samples = 0;
   std::uint64_t seed = 0;
   std::function<void(const std::string& phase, double done)> progress;
+  bool depth = true;
+  std::vector<std::string> tables;  // "paths", "attention", "linearity", "hidden", "lut"
 };
 
 struct Analysis {
   std::string path, data_origin;
   std::int64_t samples = 0;
   bool generated = false;  // the inputs are random: damage says little
-  DepthReport depth;
+  std::optional<DepthReport> depth;
+  std::vector<PartTable> tables;
   double seconds = 0;
 };
 
 // Errors: those of loading, of the executor, unsupported when there is no residual stream.
-Result<Analysis> analyze_depth(const AnalyzeOptions& options);
+Result<Analysis> analyze(const AnalyzeOptions& options);
 std::string analysis_text(const Analysis& analysis);
 std::string analysis_json(const Analysis& analysis);
 

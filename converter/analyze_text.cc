@@ -28,8 +28,7 @@ std::string sublayer_text(const BlockDepth& block) {
   return text;
 }
 
-std::string table(const Analysis& analysis) {
-  const DepthReport& depth = analysis.depth;
+std::string table(const DepthReport& depth) {
   std::string text = fmt::format("{:>5}  {:>9}  {:>7}  {:>9}  {:>9}  {:>9}  {:>7}  {:>7}  {:>8}  {:>6}  {}\n", "block",
                                  "adds", "cosine", "influence", "damage", depth.task_kind.empty() ? "" : "task",
                                  "macro", "later", "parallel", "lens", "adds by sublayer (cosine with the stream)");
@@ -120,18 +119,49 @@ std::string suggestions(const DepthReport& depth) {
 
 }  // namespace
 
-std::string analysis_text(const Analysis& analysis) {
-  const DepthReport& depth = analysis.depth;
-  std::string text = fmt::format("{}, {}\n", analysis.path, analysis.data_origin);
-  text += fmt::format("{} {:.4f}", depth.damage_kind, depth.original.value);
+namespace {
+
+std::string depth_text(const DepthReport& depth) {
+  std::string text = fmt::format("{} {:.4f}", depth.damage_kind, depth.original.value);
   if (!depth.task_kind.empty()) text += fmt::format(", {} {:.4f}", depth.task_kind, depth.original.task);
-  text += "\n" + table(analysis) + legend(depth) + suggestions(depth);
+  return text + "\n" + table(depth) + legend(depth) + suggestions(depth);
+}
+
+std::string table_text(const PartTable& table) {
+  std::size_t widest = 8;
+  for (const PartRow& row : table.rows) widest = std::max(widest, row.part.size());
+  std::string text = fmt::format("\n{:<{}}", table.name, widest);
+  if (!table.rows.empty()) {
+    for (const auto& [name, number] : table.rows.front().numbers) text += fmt::format("{:>13}", name);
+  }
+  text += "\n";
+  for (const PartRow& row : table.rows) {
+    text += fmt::format("{:<{}}", row.part, widest);
+    for (const auto& [name, number] : row.numbers)
+      text += fmt::format("{:>13}", number ? fmt::format("{:.4g}", *number) : "-");
+    text += row.use.empty() ? "\n" : "  " + row.use + "\n";
+  }
+  for (const std::string& line : table.legend) text += "  " + line + "\n";
+  for (const StructureNote& note : table.notes) text += fmt::format("note        {}: {}\n", note.node, note.reason);
+  return text;
+}
+
+}  // namespace
+
+std::string analysis_text(const Analysis& analysis) {
+  std::string text = fmt::format("{}, {}\n", analysis.path, analysis.data_origin);
+  if (analysis.depth) text += depth_text(*analysis.depth);
+  for (const PartTable& table : analysis.tables) text += table_text(table);
   if (analysis.generated)
     text += "note        the inputs are random (--data F.npz gives real ones): damage says little\n";
-  for (const StructureNote& note : depth.notes) text += fmt::format("note        {}: {}\n", note.node, note.reason);
-  text += fmt::format("time        {:.1f} s, {:.1f} forward passes for {} blocks\n", analysis.seconds,
-                      depth.forward_passes, depth.blocks.size());
-  return text;
+  const std::vector<StructureNote> notes = analysis.depth ? analysis.depth->notes : std::vector<StructureNote>();
+  for (const StructureNote& note : notes) text += fmt::format("note        {}: {}\n", note.node, note.reason);
+  text += fmt::format("time        {:.1f} s", analysis.seconds);
+  if (analysis.depth) {
+    text += fmt::format(", {:.1f} forward passes for {} blocks", analysis.depth->forward_passes,
+                        analysis.depth->blocks.size());
+  }
+  return text + "\n";
 }
 
 }  // namespace onnxfold

@@ -197,7 +197,7 @@ std::string HeadPruner::plan_operand(Node& node, std::size_t input) {
   const auto heads = (*dims)[dims->size() - static_cast<std::size_t>(head_axis_)];
   if (heads == 1) return {};
   if (heads != attention_.heads) return "whether its mask tells heads apart is not known";
-  masks_.push_back({&node, input, head_axis_});
+  masks_.push_back({&node, input, dims->size() - static_cast<std::size_t>(head_axis_)});
   return {};
 }
 
@@ -223,7 +223,7 @@ std::string HeadPruner::plan_operator() {
     const auto& inputs = node.inputs();
     const auto at = std::find(inputs.begin(), inputs.end(), mask);
     if (at == inputs.end()) return "its mask was not found";
-    masks_.push_back({&node, static_cast<std::size_t>(at - inputs.begin()), 3});
+    masks_.push_back({&node, static_cast<std::size_t>(at - inputs.begin()), dims->size() - 3});
   }
   if (attention_.packed_bias != nullptr && constant(attention_.packed_bias) == nullptr) return "its bias is computed";
   if (is_packed_operator(attention_) && attention_.packed_weight->uses().size() > 1) return "a weight is shared";
@@ -279,10 +279,9 @@ Status HeadPruner::apply(Graph& graph, const std::vector<std::int64_t>& kept) {
     NodeSpec spec{"Gather", {value}, {{value->name() + "_heads", {}}}, {}, "", ""};
     spec.inputs.push_back(
         graph.add_initializer("heads", Tensor::of<std::int64_t>({static_cast<std::int64_t>(heads.size())}, heads)));
-    spec.attributes.emplace_back("axis", static_cast<std::int64_t>(*value->rank()) - mask.axis);
+    spec.attributes.emplace_back("axis", static_cast<std::int64_t>(mask.axis));
     Type type = value->type();
-    (*type.shape)[type.shape->size() - static_cast<std::size_t>(mask.axis)] =
-        Dim{static_cast<std::int64_t>(heads.size()), "", ""};
+    if (type.shape) (*type.shape)[mask.axis] = Dim{static_cast<std::int64_t>(heads.size()), "", ""};
     spec.outputs[0].type = type;
     graph.set_input(*mask.node, mask.input, graph.insert(std::move(spec), mask.node)->output());
   }

@@ -35,7 +35,7 @@ class HeadPruner {
   struct Mask {  // operand of a score node (or of the operator) with one entry per head
     Node* node = nullptr;
     std::size_t input = 0;
-    std::int64_t axis = 0;  // counted from the right
+    std::size_t axis = 0;
   };
   struct Shared {  // a Linear and which of q, k, v its columns serve
     Linear linear;

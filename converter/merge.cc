@@ -187,6 +187,12 @@ class Job {
   Status merge() {
     progress(std::string(method_->name));
     if (method_->combine != nullptr) return merge_plainly();
+    OF_ASSIGN(const bool equal, parents_are_equal());
+    if (equal) {
+      note("all models have the weights of the anchor: it is the result");
+      merged_ = parents_.back()->clone();
+      return {};
+    }
     WholeMergeInput input;
     for (const auto& parent : parents_) {
       input.parents.push_back(parent->clone());
@@ -201,9 +207,17 @@ class Job {
     merged_ = std::move(whole_.merged);
     for (std::string& text : whole_.notes) note(std::move(text));
     for (const MergeLayer& layer : whole_.layers) {
-      report_.merge->layers.push_back({layer.name, layer.kind, layer.before, layer.after, layer.cost});
+      report_.merge->layers.push_back({layer.name, layer.kind, layer.before, layer.after, layer.cost, layer.sharpness});
     }
     return {};
+  }
+
+  Result<bool> parents_are_equal() const {
+    for (std::size_t i = 0; i + 1 < parents_.size(); ++i) {
+      OF_ASSIGN(const bool equal, same_constants(parents_[i]->graph(), parents_.back()->graph()));
+      if (!equal) return false;
+    }
+    return true;
   }
 
   // Constants as initializers, shared by name only where the weights are tied; gains of norms in the Linears after

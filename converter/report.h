@@ -46,6 +46,7 @@ struct MergeRow {
 struct MergeLayerRow {
   std::string name, kind;
   double before = 0, after = 0, cost = 0;  // similarity of neurons before and after alignment; transport cost
+  double sharpness = 1;                    // of the transport: 1 where one neuron goes to each
 };
 struct MergeFacts {
   std::vector<ModelFacts> parents;  // all of them; the last is the anchor

@@ -86,14 +86,16 @@ std::string merge_section(const MergeFacts& merge) {
     rows.push_back({row.model, row.task ? fmt::format("{:.4g}", *row.task) : "", fmt::format("{:.4g}", row.kl)});
   }
   for (const MergeLayerRow& layer : merge.layers) {
-    layers.push_back({layer.name, layer.kind, fmt::format("{:.3f}", layer.before), fmt::format("{:.3f}", layer.after)});
+    layers.push_back({layer.name, layer.kind, fmt::format("{:.3f}", layer.before), fmt::format("{:.3f}", layer.after),
+                      fmt::format("{:.4g}", layer.cost), fmt::format("{:.3f}", layer.sharpness)});
   }
   std::string text = "<h2>Merge</h2><p>Method " + escape_markup(merge.method) + "</p>\n";
   if (!rows.empty()) text += table({"model", merge.task, "KL to the ensemble"}, rows);
   if (!merge.verdict.empty()) {
     text += fmt::format("<p class=\"{}\">{}</p>\n", merge.worse ? "bad" : "ok", escape_markup(merge.verdict));
   }
-  if (!layers.empty()) text += table({"layer", "neurons", "similarity before", "after"}, layers);
+  if (!layers.empty())
+    text += table({"layer", "neurons", "similarity before", "after", "transport cost", "sharpness"}, layers);
   return text;
 }
 

@@ -138,7 +138,8 @@ Json merge(const Report& report) {
                       {"kind", layer.kind},
                       {"similarity_before", number(layer.before)},
                       {"similarity_after", number(layer.after)},
-                      {"transport_cost", number(layer.cost)}});
+                      {"transport_cost", number(layer.cost)},
+                      {"sharpness", number(layer.sharpness)}});
   }
   return {{"parents", std::move(parents)},    {"method", facts_of_merge.method},   {"task", facts_of_merge.task},
           {"data", facts_of_merge.scored_on}, {"models", std::move(rows)},         {"layers", std::move(layers)},

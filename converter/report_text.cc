@@ -154,7 +154,9 @@ void merge_rows(std::string& text, const Report& report, bool verbose) {
     for (const MergeLayerRow& layer : merge.layers) {
       row(text, "layer",
           fmt::format("{} ({}): similarity {:.3f} -> {:.3f}{}", layer.name, layer.kind, layer.before, layer.after,
-                      layer.cost > 0 ? fmt::format(", transport cost {:.4g}", layer.cost) : ""));
+                      layer.cost > 0
+                          ? fmt::format(", transport cost {:.4g}, sharpness {:.3f}", layer.cost, layer.sharpness)
+                          : ""));
     }
   }
   if (!merge.rows.empty()) {

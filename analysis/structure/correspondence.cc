@@ -315,6 +315,20 @@ const Tensor* parameter(const Value* value) {
 
 Result<Correspondence> correspond(const Graph& first, const Graph& second) { return Matcher(first, second).run(); }
 
+Result<bool> same_constants(const Graph& first, const Graph& second) {
+  OF_ASSIGN(const Correspondence map, correspond(first, second));
+  for (const ConstantPair& pair : map.constants) {
+    const Tensor& x = *parameter(pair.first);
+    const Tensor& y = *parameter(pair.second);
+    if (x.same_as(y)) continue;
+    if (x.dtype() != y.dtype() || x.dims() != y.dims()) return false;
+    OF_ASSIGN(const std::string one, x.content_hash());
+    OF_ASSIGN(const std::string two, y.content_hash());
+    if (one != two) return false;
+  }
+  return true;
+}
+
 Value* replace_constant(Value& value, Tensor tensor) {
   Graph& graph = *value.graph();
   if (value.is_graph_input()) {

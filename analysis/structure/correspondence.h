@@ -31,6 +31,9 @@ const Tensor* parameter(const Value* value);
 // Errors: invalid_argument, naming a place where the two differ, and how.
 Result<Correspondence> correspond(const Graph& first, const Graph& second);
 
+// Have all constants that correspond the same bits? Errors: those of correspond() and of reading.
+Result<bool> same_constants(const Graph& first, const Graph& second);
+
 // Puts `tensor` in the place of a constant; name and readers stay. Returns the value that holds it now. A graph output
 // that is a constant itself is left alone (null).
 Value* replace_constant(Value& value, Tensor tensor);

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "analysis/compare/ensemble.h"
+#include "passes/merge/augment.h"
 #include "passes/merge/repair.h"
 
 namespace onnxfold {
@@ -16,8 +19,13 @@ Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& p
   if (kind == "none") return {};
   const RepairOptions repair{options.number("damping"), options.text("target") == "stream",
                              static_cast<int>(options.integer("rounds")), input.weights};
+  std::optional<Dataset> moved;
+  if (options.text("augment") == "move") {
+    OF_ASSIGN(moved, with_moved_images(*input.calibration));
+  }
+  const Dataset& data = moved ? *moved : *input.calibration;
   const auto run = kind == "ridge" ? repair_ridge : kind == "regmean" ? repair_regmean : repair_stats;
-  OF_ASSIGN(const int fitted, run(*candidate.merged, parents, *input.calibration, repair));
+  OF_ASSIGN(const int fitted, run(*candidate.merged, parents, data, repair));
   candidate.name += fmt::format(", {} Linears repaired ({})", fitted, kind);
   return {};
 }

@@ -30,6 +30,8 @@ constexpr std::array kAlign = {
     OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
                "stream|output"},
     OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
+    OptionSpec{"augment", OptionType::kChoice, "none",
+               "more data to repair with: move makes nine of every image, moved by a pixel", "none|move"},
     OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
 };
 
@@ -55,6 +57,8 @@ constexpr std::array kOt = {
     OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
                "stream|output"},
     OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
+    OptionSpec{"augment", OptionType::kChoice, "none",
+               "more data to repair with: move makes nine of every image, moved by a pixel", "none|move"},
 };
 
 const std::array kMethods = {

@@ -9,22 +9,11 @@
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/linear.h"
-#include "ir/dead_nodes.h"
 #include "passes/merge/repair.h"
+#include "passes/merge/value_walk.h"
 
 namespace onnxfold {
 namespace {
-
-// A copy that computes these values and nothing that they do not need.
-Result<std::unique_ptr<Model>> up_to(const Model& model, const std::vector<std::string>& values) {
-  std::unique_ptr<Model> copy = model.clone();
-  Graph& graph = copy->graph();
-  while (!graph.outputs().empty()) graph.remove_output(graph.outputs().size() - 1);
-  for (const std::string& name : values) graph.add_output(*graph.find(name));
-  erase_dead_nodes(graph);
-  graph.purge();
-  return copy;
-}
 
 // Linears that read one value are fitted together.
 struct Stage {
@@ -41,13 +30,16 @@ struct Join {
 class Repair {
  public:
   Repair(Model& merged, const std::vector<const Model*>& parents, const Dataset& data, const RepairOptions& options)
-      : merged_(merged), parents_(parents), data_(data), options_(options) {}
+      : merged_(merged), parents_(parents), data_(data), options_(options), student_(merged, data) {
+    for (const Model* parent : parents) teachers_.emplace_back(*parent, data);
+  }
 
   Result<int> run() {
     OF_TRY(find_stages());
-    OF_TRY(collect_targets());
     int fitted = 0;
     for (int round = 0; round < options_.rounds; ++round) {
+      student_.restart();
+      for (ValueWalk& teacher : teachers_) teacher.restart();
       for (const Stage& stage : stages_) {
         OF_ASSIGN(const int count, fit(stage));
         fitted += count;
@@ -94,48 +86,54 @@ class Repair {
     if (same) joins_[output.name()] = {add->output()->name(), other->name()};
   }
 
-  // The parents do not change: their outputs are computed once.
-  Status collect_targets() {
+  // What the Linears of a stage should give: the mean of the parents, by output and batch.
+  using Targets = std::map<std::string, std::vector<Matrix>>;
+  Result<Targets> targets_of(const Stage& stage) {
     double total = 0;
     for (const double weight : options_.weights) total += weight;
+    Targets targets;
     for (std::size_t p = 0; p < parents_.size(); ++p) {
       std::vector<std::string> values;
-      for (const auto& entry : names_) values.push_back(entry.second[p]);
-      OF_TRY(for_each_batch(*parents_[p], data_, values,
-                            [&](std::size_t batch, const Taps& taps, const RowMask& mask) -> Status {
-                              for (const auto& entry : names_) {
-                                OF_ASSIGN(const Matrix rows, rows_of(taps.at(entry.second[p]), mask));
-                                std::vector<Matrix>& targets = targets_[entry.first];
-                                targets.resize(data_.batches.size());
-                                Matrix& target = targets[batch];
-                                if (target.empty()) target = Matrix(rows.rows, rows.cols);
-                                target = sum(target, rows, options_.weights[p] / total);
-                              }
-                              return {};
-                            }));
+      for (const std::string& name : stage.products) values.push_back(names_.at(name)[p]);
+      OF_ASSIGN(const std::vector<Taps>* const batches, teachers_[p].at(values));
+      for (std::size_t batch = 0; batch < batches->size(); ++batch) {
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          OF_ASSIGN(const Matrix rows, rows_of((*batches)[batch].at(values[i]), mask_of(batch)));
+          std::vector<Matrix>& target = targets[stage.products[i]];
+          target.resize(batches->size());
+          if (target[batch].empty()) target[batch] = Matrix(rows.rows, rows.cols);
+          target[batch] = sum(target[batch], rows, options_.weights[p] / total);
+        }
+      }
     }
-    return {};
+    return targets;
   }
+  RowMask mask_of(std::size_t batch) const { return row_mask(merged_, data_.batches[batch]); }
 
   Result<int> fit(const Stage& stage) {
-    std::array<Matrix, 2> gram;  // of the even and the odd batches
-    std::map<std::string, std::array<Matrix, 2>> crosses;
+    OF_ASSIGN(const Targets targets, targets_of(stage));
     std::vector<std::string> values = {stage.input};
     for (const std::string& name : stage.products) {
       if (const auto join = joins_.find(name); join != joins_.end()) values.push_back(join->second.other);
     }
-    OF_ASSIGN(const std::unique_ptr<Model> student, up_to(merged_, values));
-    OF_TRY(for_each_batch(*student, data_, values,
-                          [&](std::size_t batch, const Taps& taps, const RowMask& mask) -> Status {
-                            OF_ASSIGN(const Matrix rows, rows_of(taps.at(stage.input), mask));
-                            const Matrix x = with_ones(rows);
-                            add_gram(gram[batch % 2], x, x);
-                            for (const std::string& name : stage.products) {
-                              OF_ASSIGN(const Matrix target, target_of(name, batch, taps, mask));
-                              add_gram(crosses[name][batch % 2], x, target);
-                            }
-                            return {};
-                          }));
+    OF_ASSIGN(const std::vector<Taps>* const batches, student_.at(values));
+    std::array<Matrix, 2> gram;  // of the even and the odd batches
+    std::map<std::string, std::array<Matrix, 2>> crosses;
+    for (std::size_t batch = 0; batch < batches->size(); ++batch) {
+      const Taps& taps = (*batches)[batch];
+      const RowMask mask = mask_of(batch);
+      OF_ASSIGN(const Matrix rows, rows_of(taps.at(stage.input), mask));
+      const Matrix x = with_ones(rows);
+      add_gram(gram[batch % 2], x, x);
+      for (const std::string& name : stage.products) {
+        Matrix target = targets.at(name)[batch];
+        if (const auto join = joins_.find(name); join != joins_.end()) {
+          OF_ASSIGN(const Matrix other, rows_of(taps.at(join->second.other), mask));
+          target = sum(target, other, -1);
+        }
+        add_gram(crosses[name][batch % 2], x, target);
+      }
+    }
     int fitted = 0;
     for (const std::string& name : stage.products) {
       const auto linear = linear_making(merged_.graph().find(name));
@@ -144,14 +142,6 @@ class Repair {
       ++fitted;
     }
     return fitted;
-  }
-
-  Result<Matrix> target_of(const std::string& name, std::size_t batch, const Taps& taps, const RowMask& mask) const {
-    const Matrix& target = targets_.at(name)[batch];
-    const auto join = joins_.find(name);
-    if (join == joins_.end()) return target;
-    OF_ASSIGN(const Matrix other, rows_of(taps.at(join->second.other), mask));
-    return sum(target, other, -1);
   }
 
   // The regression of one Linear, from one half of the data. A Linear without bias stays one: its column of ones is
@@ -229,7 +219,8 @@ class Repair {
   std::vector<Correspondence> maps_;
   std::map<std::string, Join> joins_;                      // by output of a Linear
   std::map<std::string, std::vector<std::string>> names_;  // output of a Linear -> its name in every parent
-  std::map<std::string, std::vector<Matrix>> targets_;     // by batch
+  ValueWalk student_;
+  std::vector<ValueWalk> teachers_;
 };
 
 }  // namespace

@@ -1,0 +1,55 @@
+#include "passes/merge/augment.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace onnxfold {
+namespace {
+
+bool is_image(const Datum& datum) {
+  return datum.is_array() && datum.array.rank() == 4 && is_float(datum.array.dtype()) &&
+         datum.array.storage() == Storage::kFloat;
+}
+
+Datum moved(const Datum& image, std::int64_t down, std::int64_t right) {
+  const Array& from = image.array;
+  Array to(from.dtype(), from.dims(), Precision::kFloat32);
+  const std::int64_t planes = from.dim(0) * from.dim(1), high = from.dim(2), wide = from.dim(3);
+  const float* source = from.data<float>();
+  float* target = to.mutable_data<float>();
+  for (std::int64_t plane = 0; plane < planes; ++plane) {
+    for (std::int64_t y = 0; y < high; ++y) {
+      const std::int64_t row = std::clamp<std::int64_t>(y - down, 0, high - 1);
+      for (std::int64_t x = 0; x < wide; ++x) {
+        const std::int64_t column = std::clamp<std::int64_t>(x - right, 0, wide - 1);
+        target[(plane * high + y) * wide + x] = source[(plane * high + row) * wide + column];
+      }
+    }
+  }
+  return to;
+}
+
+}  // namespace
+
+Result<Dataset> with_moved_images(const Dataset& data) {
+  Dataset result{data.batches, {}, data.batch_sizes, data.origin + ", moved by one pixel"};
+  bool images = false;
+  for (std::size_t i = 0; i < data.batches.size(); ++i) {
+    for (int move = 0; move < 9; ++move) {
+      const int down = move / 3 - 1, right = move % 3 - 1;
+      if (down == 0 && right == 0) continue;
+      Feeds feeds = data.batches[i];
+      for (auto& [name, datum] : feeds) {
+        if (!is_image(datum)) continue;
+        datum = moved(datum, down, right);
+        images = true;
+      }
+      result.batches.push_back(std::move(feeds));
+      result.batch_sizes.push_back(data.batch_sizes[i]);
+    }
+  }
+  if (!images) return fail(Code::kInvalidArgument, "augment=move needs an input of images [N, C, H, W]");
+  return result;
+}
+
+}  // namespace onnxfold

@@ -1,0 +1,14 @@
+// More calibration data out of little: images moved by a pixel.
+#pragma once
+
+#include "analysis/calibrate/dataset.h"
+#include "ir/result.h"
+
+namespace onnxfold {
+
+// Every batch nine times: floating inputs [N, C, H, W] as they are and moved by one pixel in all eight directions, what
+// the border uncovers repeated from it. The unmoved batches come first. No labels are kept. Errors: invalid_argument,
+// when no input is an image.
+Result<Dataset> with_moved_images(const Dataset& data);
+
+}  // namespace onnxfold

@@ -127,5 +127,22 @@ TEST(Task, BitsPerByteOfTheSample) {
   EXPECT_NEAR(comparison.task->before, 1.9736, 5e-5);
 }
 
+// Caches of removed blocks: the second model lacks an input and an output; what is left is compared by name.
+TEST(Compare, FewerInputsAndOutputsOnlyWhenSaid) {
+  const auto before = test::model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (float[2, 3] x, float[2, 3] past) => (float[2, 3] present, float[2, 3] y) { present = Add(x, past) y = Relu(x) })");
+  const auto after = test::model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (float[2, 3] x) => (float[2, 3] y) { y = Relu(x) })");
+  const Dataset data = *generate_dataset(*before, 0);
+  EXPECT_FALSE(compare_models(*before, *after, data));
+  CompareOptions options;
+  options.fewer = true;
+  const auto comparison = compare_models(*before, *after, data, options);
+  ASSERT_TRUE(comparison) << comparison.error().message;
+  ASSERT_EQ(comparison->outputs.size(), 1U);
+  EXPECT_EQ(comparison->outputs[0].output, "y");
+  EXPECT_TRUE(comparison->outputs[0].exact);
+}
+
 }  // namespace
 }  // namespace onnxfold

@@ -99,6 +99,9 @@ class Pipeline {
       context.progress = [&](double done) { options_.on_pass(step.pass, index_, count_, done); };
     }
     context.calibration = options_.calibration;
+    context.reference = reference_.get();
+    std::unique_ptr<Model> before;  // tensors are shared: only the graph is copied
+    if (info->exactness == Exactness::kLossy && reference_ == nullptr) before = model_.clone();
     OF_ASSIGN(run.changed, run_on_every_graph(*info->make(options), context));
     OF_TRY(check_contract(run.changed));
     keep_remarks(context, operators);
@@ -106,6 +109,7 @@ class Pipeline {
     run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     result_.runs.push_back(run);
     if (!run.changed) return false;
+    if (before != nullptr) reference_ = std::move(before);
     result_.changed = types_stale_ = true;
     result_.exactness = std::max(result_.exactness, info->exactness);
     if (options_.after_changed) OF_TRY(options_.after_changed(step.pass, model_));
@@ -191,6 +195,7 @@ class Pipeline {
   Model& model_;
   const PipelineOptions& options_;
   PipelineResult result_;
+  std::unique_ptr<Model> reference_;  // before the first lossy pass that changed something
   int index_ = 0, count_ = 0;
   std::uint64_t before_ = 0;
   bool types_stale_ = false, schemas_hold_ = false;

@@ -56,6 +56,9 @@ class PassContext {
   std::uint64_t seed = 0;
   // Data to calibrate on, with the model's inputs; null when the user gave none.
   const Dataset* calibration = nullptr;
+  // The model as it was before the first lossy pass: what repairs aim at. Values that a pass replaced keep their names,
+  // so they are found by name. Null when there was no such pass, or outside of a pipeline.
+  const Model* reference = nullptr;
   // Share of the pass that is done, 0..1, for passes that take their time; may be empty.
   std::function<void(double done)> progress;
 

@@ -237,9 +237,13 @@ std::vector<ProductGroup> product_groups(const std::vector<WeightTarget>& target
 }
 
 Result<FloatRows> weight_rows(const WeightTarget& target) {
-  OF_ASSIGN(std::vector<float> numbers, to_floats(*constant(target.weight)));
-  FloatRows out(target.shape.rows, target.shape.cols);
-  if (target.shape.inner == 1) {
+  return weight_rows(*constant(target.weight), target.shape);
+}
+
+Result<FloatRows> weight_rows(const Tensor& weight, const BlockShape& shape) {
+  OF_ASSIGN(std::vector<float> numbers, to_floats(weight));
+  FloatRows out(shape.rows, shape.cols);
+  if (shape.inner == 1) {
     out.data = std::move(numbers);
     return out;
   }

@@ -30,6 +30,8 @@ std::vector<ProductGroup> product_groups(const std::vector<WeightTarget>& target
 
 // Rows of a weight [outputs, inputs] in float. Errors: whatever loading it reports.
 Result<FloatRows> weight_rows(const WeightTarget& target);
+// REQUIRES: a matrix, inner is 1 or rows.
+Result<FloatRows> weight_rows(const Tensor& weight, const BlockShape& shape);
 // The same numbers as the node's operand would hold them.
 Datum operand_of(const WeightTarget& target, const FloatRows& rows);
 

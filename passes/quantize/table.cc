@@ -3,13 +3,18 @@
 namespace onnxfold {
 
 // Every factory lives in the file named after its pass.
+std::unique_ptr<Pass> make_awq(const PassOptions&);
 std::unique_ptr<Pass> make_bct(const PassOptions&);
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
 std::unique_ptr<Pass> make_convert_float16(const PassOptions&);
+std::unique_ptr<Pass> make_correct_bias(const PassOptions&);
+std::unique_ptr<Pass> make_dequantize(const PassOptions&);
 std::unique_ptr<Pass> make_dynamic_int8(const PassOptions&);
+std::unique_ptr<Pass> make_equalize(const PassOptions&);
 std::unique_ptr<Pass> make_gptq(const PassOptions&);
 std::unique_ptr<Pass> make_hqq(const PassOptions&);
 std::unique_ptr<Pass> make_qdq_int8(const PassOptions&);
+std::unique_ptr<Pass> make_refit_norms(const PassOptions&);
 std::unique_ptr<Pass> make_rtn(const PassOptions&);
 std::unique_ptr<Pass> make_rtn_search(const PassOptions&);
 std::unique_ptr<Pass> make_smooth(const PassOptions&);
@@ -63,6 +68,21 @@ constexpr OptionSpec kFormats{"formats", kPatterns, "",
 constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,    kAccuracyLevel,
                                       kGather, kOthers, kMinElements, kInclude, kExclude, kFormats};
 
+constexpr OptionSpec kAwqOptions[] = {
+    {"clip", kBool, "true", "Also clips the largest weights of a block where that helps"},
+    kBits,
+    kBlock,
+    kSymmetric,
+    kScales,
+    kForm,
+    kAccuracyLevel,
+    kGather,
+    kOthers,
+    kMinElements,
+    kInclude,
+    kExclude,
+    kFormats};
+
 constexpr OptionSpec kHqqOptions[] = {
     kBits,
     kBlock,
@@ -102,11 +122,20 @@ constexpr OptionSpec kGptqOptions[] = {
     kExclude,
     kFormats};
 
+constexpr OptionSpec kDequantizeOptions[] = {
+    {"activations", kBool, "true", "Also takes the rounding of activations away; false only makes weights floats"},
+};
+
 constexpr OptionSpec kReduceRange{
     "reduce-range", kBool, "false",
     "Weights of 7 bits, for x86 processors without VNNI, whose products of 8 bits may saturate"};
 
-constexpr OptionSpec kDynamicInt8Options[] = {kReduceRange, kMinElements, kInclude, kExclude};
+constexpr OptionSpec kDynamicInt8Options[] = {
+    {"convolutions", kBool, "true", "Also Conv (smaller, but no faster in ONNX Runtime)"},
+    kReduceRange,
+    kMinElements,
+    kInclude,
+    kExclude};
 
 constexpr OptionSpec kQdqInt8Options[] = {
     {"ranges", kChoice, "mse",
@@ -151,6 +180,9 @@ constexpr OptionSpec kBctOptions[] = {
 };
 
 constexpr PassInfo kPasses[] = {
+    {"awq", "quantize", kLossy,
+     "As rtn-search, with data: channels that see large inputs are scaled up first, folded exactly (AWQ)", kAwqOptions,
+     make_awq},
     {"bct", "quantize", kLossy,
      "Puts weights and intermediate results into integer blocks with power-of-two scales, functions into tables",
      kBctOptions, make_bct},
@@ -159,15 +191,35 @@ constexpr PassInfo kPasses[] = {
      make_convert_blockwise_form},
     {"convert-float16", "quantize", kLossy, "Computes in float16 where that is safe, or stores weights in 16 bits",
      kConvertFloat16Options, make_convert_float16},
+    {"correct-bias",
+     "quantize",
+     kLossy,
+     "Gives quantized products and convolutions the mean of their results back, seen on data",
+     {},
+     make_correct_bias},
+    {"dequantize", "quantize", kLossy, "Makes quantized models floating point again, to quantize them anew",
+     kDequantizeOptions, make_dequantize},
     {"dynamic-int8", "quantize", kLossy,
-     "Runs MatMul and Gemm in int8; activations are rounded by the range of each run", kDynamicInt8Options,
+     "Runs MatMul, Gemm and Conv in int8; activations are rounded by the range of each run", kDynamicInt8Options,
      make_dynamic_int8},
+    {"equalize",
+     "quantize",
+     kRounding,
+     "Gives channels between two layers weights of equal range on both sides (cross-layer equalization)",
+     {},
+     make_equalize},
     {"gptq", "quantize", kLossy,
      "As rtn-search, with data: outputs change least, errors are made good by later columns", kGptqOptions, make_gptq},
     {"hqq", "quantize", kLossy, "As rtn, with zero points moved by half-quadratic optimisation", kHqqOptions, make_hqq},
     {"qdq-int8", "quantize", kLossy,
      "Runs MatMul, Gemm and Conv in int8; ranges of activations come from data (QDQ format)", kQdqInt8Options,
      make_qdq_int8},
+    {"refit-norms",
+     "quantize",
+     kLossy,
+     "Refits gains and biases of norms toward the model before quantization, on data",
+     {},
+     make_refit_norms},
     {"rtn", "quantize", kLossy, "Rounds weights to 2, 3, 4 or 8 bits in blocks (round to nearest)", kRtnOptions,
      make_rtn},
     {"rtn-search", "quantize", kLossy, "As rtn, with scales searched for the least error of the weights", kRtnOptions,

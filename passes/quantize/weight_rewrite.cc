@@ -27,6 +27,32 @@ void note_float_readers(const WeightTarget& target, PassContext& context) {
                                           reader == nullptr ? "an output of the model" : reader->label()));
 }
 
+// Why ONNX Runtime has no fast kernel for the target (measured: docs/quantize.md); empty: it has one.
+std::string slowness(const WeightTarget& target, const WeightOptions& options) {
+  if (target.use == WeightUse::kOther) return "decoded at every run before it is used";
+  if (target.use == WeightUse::kTable) return {};
+  const int bits = target.format.stored_bits();
+  if (target.standard(options)) return {};  // becomes MatMulNBits at load, with the session's own accuracy level
+  if (target.format.float_zeros) return "zero points that are no codes are decoded at every product";
+  if (bits != 4 && options.accuracy_level != 4) {
+    return fmt::format("{} bits without accuracy-level=4 are decoded at every product", bits);
+  }
+  return {};
+}
+
+// One warning for each reason, not for each weight.
+void warn_of_slow_kernels(const std::vector<WeightTarget>& targets, const WeightOptions& options,
+                          PassContext& context) {
+  std::map<std::string, int> reasons;
+  for (const WeightTarget& target : targets) {
+    if (std::string why = slowness(target, options); !why.empty()) ++reasons[why];
+  }
+  for (const auto& [why, count] : reasons) {
+    context.note("model",
+                 fmt::format("warning: slow with ONNX Runtime, {} weight{}: {}", count, count == 1 ? "" : "s", why));
+  }
+}
+
 void erase_weight(Value& weight) {
   if (weight.is_graph_input()) return;
   Node* producer = weight.producer();
@@ -65,12 +91,14 @@ WeightRewriter::Key WeightRewriter::key_of(const WeightTarget& target) {
   return {target.weight, target.shape.inner, target.type, target.format.bits, target.format.block};
 }
 
-// The bytes of a table and of a product coincide when rows fill their blocks.
+// The bytes of a table and of a product coincide when rows fill their blocks; in the standard form the product reads
+// the table's codes transposed.
 void WeightRewriter::find_tied(const std::vector<WeightTarget>& targets) {
   std::map<Key, std::pair<bool, bool>> read;  // as a table, as a product
   for (const WeightTarget& target : targets) {
-    if (target.standard(options_) || target.format.float_zeros) continue;
-    if (target.shape.cols % operator_block(target.format, target.shape.cols) != 0) continue;
+    if (target.use == WeightUse::kOther || target.format.float_zeros) continue;
+    const bool fills = target.shape.cols % operator_block(target.format, target.shape.cols) == 0;
+    if (!fills && !target.standard(options_)) continue;
     (target.table() ? read[key_of(target)].first : read[key_of(target)].second) = true;
   }
   for (const auto& [key, how] : read) {
@@ -83,6 +111,7 @@ Result<bool> WeightRewriter::run(Graph& graph, PassContext& context, const Block
   OF_ASSIGN(const bool raised, raise_opset(graph, context));
   const std::vector<WeightTarget> targets = find_weight_targets(graph, options_, context);
   find_tied(targets);
+  warn_of_slow_kernels(targets, options_, context);
   for (const WeightTarget& target : targets) rewrite(graph, target, make, context);
   std::set<const Value*> seen;
   for (const WeightTarget& target : targets) {
@@ -98,14 +127,18 @@ Result<bool> WeightRewriter::run(Graph& graph, PassContext& context, const Block
 
 const WeightParts& WeightRewriter::parts_of(const WeightTarget& target, const BlocksFactory& make) {
   const Key key = key_of(target);
-  const bool tied = tied_.contains(key) && !target.standard(options_);
-  const auto slot = std::make_pair(key, tied ? WeightUse::kProduct : target.use);
+  const bool tied = tied_.contains(key) && target.use != WeightUse::kOther;
+  const bool standard = target.standard(options_);
+  const auto slot = std::make_pair(key, !tied ? target.use : standard ? WeightUse::kTable : WeightUse::kProduct);
   const auto found = made_.find(slot);
   if (found != made_.end()) {
     found->second.bytes = 0;  // counted with its first reader
     return found->second;
   }
-  return made_[slot] = add_weight_parts(target, options_, make(target), tied);
+  if (!standard) return made_[slot] = add_weight_parts(target, options_, make(target), tied);
+  WeightTarget as_stored = target;
+  if (tied) as_stored.use = WeightUse::kTable;
+  return made_[slot] = add_weight_parts(as_stored, options_, make(target), /*tied=*/false);
 }
 
 void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
@@ -144,6 +177,20 @@ void WeightRewriter::emit_gather(Graph& graph, const WeightTarget& target, const
   replace_and_erase(graph, node, *made->output());
 }
 
+namespace {
+
+// Runtimes fold it at load. What there is one of for each row stays.
+Value* transposed_part(Graph& graph, const Node& before, Value& part) {
+  if (part.rank() != 2) return &part;
+  const Dims dims = *part.static_dims();
+  NodeSpec turn{"Transpose", {&part}, {{part.name() + "_transposed", Type::tensor(part.dtype(), {dims[1], dims[0]})}},
+                {},          "",      ""};
+  turn.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
+  return graph.insert(std::move(turn), &before)->output();
+}
+
+}  // namespace
+
 void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
   Node& node = *target.node;
   const std::int64_t rows = target.shape.rows, cols = target.shape.cols;
@@ -152,6 +199,9 @@ void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, con
   const std::string name = target.weight->name() + "_DQ";
   std::vector<Value*> inputs = {parts.codes, parts.scales};
   if (parts.zeros != nullptr) inputs.push_back(parts.zeros);
+  if (product && tied_.contains(key_of(target))) {
+    for (Value*& part : inputs) part = transposed_part(graph, node, *part);
+  }
   NodeSpec spec{"DequantizeLinear", std::move(inputs), {{name, Type::tensor(target.scale_type(), dims)}}, {}, "", ""};
   const std::int64_t blocks_along = product ? 0 : target.table() ? 1 : target.axis;
   spec.attributes.emplace_back("axis", whole_rows && target.use != WeightUse::kOther ? 1 - blocks_along : blocks_along);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "analysis/calibrate/dataset.h"
+#include "converter/pipeline.h"
 #include "passes/registry.h"
 #include "tests/support/rewrite_test.h"
 
@@ -36,6 +37,22 @@ inline CalibratedRun run_calibrated(const std::string& pass, const std::string& 
   context.calibration = data;
   out.changed = info.make(parsed)->run(out.model->graph(), context);
   out.remarks = context.take_remarks();
+  return out;
+}
+
+// A whole recipe, so that passes know the model before the first lossy one.
+inline CalibratedRun run_passes(const std::vector<RecipeStep>& steps, const std::string& text, const Dataset* data) {
+  CalibratedRun out;
+  out.model = model_from_text(text);
+  PipelineOptions options;
+  options.calibration = data;
+  auto result = run_pipeline(*out.model, {"test", "", steps}, options);
+  if (result) {
+    out.changed = result->runs.back().changed;
+    out.remarks = std::move(result->remarks);
+  } else {
+    out.changed = fail(result.error());
+  }
   return out;
 }
 

@@ -41,11 +41,35 @@ TEST(DynamicInt8, ProductsOfIntegersWithRangesOfTheRun) {
   EXPECT_LT(relative_distance(first_output(*model, data), wanted), 0.02);
 }
 
-TEST(DynamicInt8, LeavesConvolutionsAndOldOpsetsAlone) {
+// Convolutions in groups, with bias or not, of one axis and two: codes around 128, since int8 codes are slow there.
+TEST(DynamicInt8, ConvolutionsOfIntegers) {
+  for (const auto& [text, dims] : std::initializer_list<std::pair<const char*, Dims>>{
+           {"(float[2, 3, 8, 8] x) => (float[2, 4, 8, 8] y) <float[4, 3, 3, 3] w = {}, float[4] b = {}> { y = Conv "
+            "<kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w, b) }",
+            {2, 3, 8, 8}},
+           {"(float[2, 6, 9, 9] x) => (float[2, 4, 4, 4] y) <float[4, 3, 3, 3] w = {}> { y = Conv <group = 2, strides "
+            "= [2, 2]> (x, w) }",
+            {2, 6, 9, 9}},
+           {"(float[2, 6, 16] x) => (float[2, 4, 12] y) <float[4, 6, 3] w = {}, float[4] b = {}> { c = Abs(b) y = "
+            "Conv <dilations = [2]> (x, w, c) }",
+            {2, 6, 16}}}) {
+    const std::string whole = std::string("<ir_version: 8, opset_import: [\"\" : 17]> g ") + text;
+    const auto model = test::model_from_text(whole);
+    const auto changed = test::run_pass("dynamic-int8", *model, kAll);
+    ASSERT_TRUE(changed && *changed) << text;
+    ASSERT_EQ(model->graph().nodes_of("ConvInteger").size(), 1U);
+    EXPECT_EQ(model->graph().nodes_of("ConvInteger")[0]->input(1)->dtype(), DType::kUint8);
+    EXPECT_TRUE(model->graph().nodes_of("Conv").empty());
+    const Dataset data = numbers(dims);
+    EXPECT_LT(relative_distance(first_output(*model, data), first_output(*test::model_from_text(whole), data)), 0.02);
+  }
+}
+
+TEST(DynamicInt8, LeavesOldOpsetsAloneAndConvolutionsWhenAsked) {
   test::expect_unchanged("dynamic-int8",
                          "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) "
                          "<float[4, 3, 3, 3] w = {}> { y = Conv <kernel_shape = [3, 3]> (x, w) }",
-                         kAll);
+                         {{"min-elements", "0"}, {"convolutions", "false"}});
   test::expect_unchanged("dynamic-int8",
                          "<ir_version: 8, opset_import: [\"\" : 10]> g (float[2, 16] x) => (float[2, 4] y) "
                          "<float[16, 4] w = {}> { y = MatMul(x, w) }",

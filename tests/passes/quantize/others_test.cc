@@ -1,0 +1,161 @@
+// Weights that no fast low-bit operator takes, and weights wherever exporters put them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "ir/verify.h"
+#include "tests/support/calibrated_run.h"
+
+namespace onnxfold {
+namespace {
+
+using test::first_output;
+using test::OptionMap;
+using test::relative_distance;
+using test::run_passes;
+
+std::string text_of(const std::string& interface, const std::string& weights, const std::string& nodes) {
+  return "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g " + interface + " <" + weights + "> { " +
+         nodes + " }";
+}
+
+struct Counts {
+  std::size_t dequantize = 0, packed = 0;
+};
+
+Counts count(Model& model) {
+  Counts counts;
+  for (const Graph* graph : model.graphs()) {
+    counts.dequantize += graph->nodes_of("DequantizeLinear").size();
+    counts.packed += graph->nodes_of("MatMulNBits", "com.microsoft").size();
+  }
+  return counts;
+}
+
+// Quantized to 8 bits the model gives nearly the same, has so many dequantized and packed weights, and no float weight
+// of a thousand elements.
+void expect_quantized(const std::string& text, std::size_t dequantize, std::size_t packed,
+                      const OptionMap& options = {{"others", "8"}, {"bits", "8"}, {"block", "16"}}) {
+  const auto source = test::model_from_text(text);
+  const Dataset data = *generate_dataset(*source, 3);
+  const auto run = run_passes({{"rtn", options, {}}}, text, nullptr);
+  ASSERT_TRUE(run.changed) << run.changed.error().message;
+  EXPECT_TRUE(*run.changed) << text;
+  EXPECT_TRUE(verify(*run.model));
+  const Counts counts = count(*run.model);
+  EXPECT_EQ(counts.dequantize, dequantize) << text;
+  EXPECT_EQ(counts.packed, packed) << text;
+  for (const Graph* graph : run.model->graphs()) {
+    for (const Value* value : graph->initializers()) {
+      EXPECT_FALSE(is_float(value->constant()->dtype()) && value->constant()->size() >= 1024) << value->name();
+    }
+  }
+  EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*source, data)), 0.02) << text;
+}
+
+constexpr const char* kExperts = "(float[4, 3, 64] x) => (float[4, 3, 24] y)";
+
+TEST(Others, BatchedExpertWeights) {
+  expect_quantized(text_of(kExperts, "float[4, 64, 24] w = {}", "y = MatMul(x, w)"), 1, 0);
+  expect_quantized(text_of(kExperts, "float[4, 64, 24] w = {}", "y = MatMul(x, w)"), 1, 0,
+                   {{"others", "bits"}, {"bits", "8"}, {"scales", "float16"}});
+  expect_quantized(
+      text_of("(float[2, 4, 3, 64] x) => (float[2, 4, 3, 24] y)", "float[2, 4, 64, 24] w = {}", "y = MatMul(x, w)"), 1,
+      0);
+}
+
+TEST(Others, LeftOperands) {
+  expect_quantized(text_of("(float[64, 3] x) => (float[32, 3] y)", "float[32, 64] w = {}", "y = MatMul(w, x)"), 1, 0);
+}
+
+TEST(Others, RecurrentWeights) {
+  expect_quantized(text_of("(float[5, 2, 32] x) => (float[5, 1, 2, 16] y)",
+                           "float[1, 64, 32] w = {}, float[1, 64, 16] r = {}", "y = LSTM<hidden_size=16>(x, w, r)"),
+                   2, 0);
+  expect_quantized(text_of("(float[5, 2, 64] x) => (float[5, 1, 2, 32] y)",
+                           "float[1, 96, 64] w = {}, float[1, 96, 32] r = {}", "y = GRU<hidden_size=32>(x, w, r)"),
+                   2, 0);
+  expect_quantized(text_of("(float[5, 2, 64] x) => (float[5, 1, 2, 32] y)",
+                           "float[1, 32, 64] w = {}, float[1, 32, 32] r = {}", "y = RNN<hidden_size=32>(x, w, r)"),
+                   2, 0);
+}
+
+TEST(Others, Convolutions) {
+  for (const char* block : {"16", "channel"}) {
+    const OptionMap options = {{"others", "8"}, {"block", block}};
+    expect_quantized(
+        text_of("(float[1, 16, 6, 6] x) => (float[1, 8, 4, 4] y)", "float[8, 16, 3, 3] w = {}", "y = Conv(x, w)"), 1, 0,
+        options);
+    expect_quantized(text_of("(float[1, 32, 6, 6] x) => (float[1, 32, 4, 4] y)", "float[32, 4, 3, 3] w = {}",
+                             "y = Conv<group=8>(x, w)"),
+                     1, 0, options);
+    expect_quantized(text_of("(float[1, 16, 6, 6] x) => (float[1, 8, 8, 8] y)", "float[16, 8, 3, 3] w = {}",
+                             "y = ConvTranspose(x, w)"),
+                     1, 0, options);
+    expect_quantized(
+        text_of("(float[1, 32, 16] x) => (float[1, 16, 14] y)", "float[16, 32, 3] w = {}", "y = Conv(x, w)"), 1, 0,
+        options);
+  }
+}
+
+TEST(Others, WeightsBehindConstantTransposeCastAndIdentity) {
+  const char* io = "(float[3, 64] x) => (float[3, 32] y)";
+  const OptionMap eight = {{"bits", "8"}};
+  expect_quantized(text_of(io, "float[32, 64] w = {}", "t = Transpose<perm=[1,0]>(w) y = MatMul(x, t)"), 0, 1, eight);
+  expect_quantized(text_of(io, "float[64, 32] w = {}", "t = Identity(w) y = MatMul(x, t)"), 0, 1, eight);
+  expect_quantized(text_of(io, "float16[64, 32] w = {}", "t = Cast<to=1>(w) y = MatMul(x, t)"), 0, 1, eight);
+  expect_quantized(
+      text_of(io, "float16[32, 64] w = {}", "c = Cast<to=1>(w) i = Identity(c) t = Transpose(i) y = MatMul(x, t)"), 0,
+      1, eight);
+  // A Constant node: its tensor in the text would be long, so lift-constants' reverse is not needed: 32 x 32 zeros.
+  std::string numbers;
+  for (int i = 0; i < 32 * 32; ++i) numbers += (i > 0 ? "," : "") + std::to_string(i % 7 - 3);
+  expect_quantized(text_of("(float[3, 32] x) => (float[3, 32] y)", "float unused = {0}",
+                           "w = Constant<value = float[32, 32] {" + numbers + "}>() y = MatMul(x, w)"),
+                   0, 1, eight);
+}
+
+TEST(Others, SharedByNodesAndInSubgraphs) {
+  const OptionMap eight = {{"bits", "8"}};
+  const auto shared = run_passes(
+      {{"rtn", eight, {}}},
+      text_of("(float[3, 64] x) => (float[3, 64] y)", "float[64, 64] w = {}", "h = MatMul(x, w) y = MatMul(h, w)"),
+      nullptr);
+  EXPECT_EQ(count(*shared.model).packed, 2U);
+  EXPECT_EQ(shared.model->graph().initializers().size(), 2U);  // codes and scales, once
+  // A weight of the branch and one of the graph around it.
+  expect_quantized(
+      "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g (bool c, float[3, 64] x) => "
+      "(float[3, 32] y) <float[64, 32] w = {}, float[64, 32] v = {}> { y = If (c) <then_branch = a () => "
+      "(float[3, 32] p) { p = MatMul(x, w) }, else_branch = b () => (float[3, 32] q) { q = MatMul(x, v) "
+      "}> }",
+      0, 2, eight);
+}
+
+TEST(Others, StayInFloatWithAReasonUnlessAsked) {
+  for (const auto& [text, reason] : std::initializer_list<std::pair<std::string, std::string>>{
+           {text_of(kExperts, "float[4, 64, 24] w = {}", "y = MatMul(x, w)"), "weight has rank 3"},
+           {text_of("(float[64, 3] x) => (float[32, 3] y)", "float[32, 64] w = {}", "y = MatMul(w, x)"),
+            "left operand"},
+           {text_of("(float[1, 16, 6, 6] x) => (float[1, 8, 4, 4] y)", "float[8, 16, 3, 3] w = {}", "y = Conv(x, w)"),
+            "no fast low-bit form"}}) {
+    const auto run = run_passes({{"rtn", {}, {}}}, text, nullptr);
+    ASSERT_TRUE(run.changed);
+    EXPECT_FALSE(*run.changed);
+    EXPECT_TRUE(run.says(reason)) << text;
+  }
+}
+
+TEST(Others, WhatIsQuantizedAlreadyIsLeftAloneAndSaid) {
+  const std::string text = text_of("(int64[3] i) => (float[3, 64] y)", "float[40, 64] t = {}, float[64, 64] w = {}",
+                                   "e = Gather(t, i) y = MatMul(e, w)");
+  for (const char* form : {"matmulnbits", "dequantizelinear"}) {
+    const auto run = run_passes({{"rtn", {{"form", form}}, {}}, {"rtn", {{"bits", "3"}}, {}}}, text, nullptr);
+    ASSERT_TRUE(run.changed);
+    EXPECT_FALSE(*run.changed) << form;
+    EXPECT_TRUE(run.says("already quantized to")) << form;
+  }
+}
+
+}  // namespace
+}  // namespace onnxfold

@@ -3,8 +3,9 @@
 // Which: the list kHalf, unless keep names the operator or node; sums of squares, exponentials, normalizations by batch
 // and everything unknown stay in float32, with Casts between. Graph inputs and outputs keep their types. A weight with
 // numbers beyond 65504 keeps its node in float32 unless they are masks (infinite or near the end of float32), which are
-// clamped; both are said. weights-only (and bfloat16, which few runtimes compute in): weights alone are stored in 16
-// bits with a Cast that runtimes fold at load. Lossy.
+// clamped; both are said. With calibration data nodes whose results come near 65504 there stay in float32 as well.
+// weights-only (and bfloat16, which few runtimes compute in): weights alone are stored in 16 bits with a Cast that
+// runtimes fold at load. Lossy.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +13,8 @@
 #include <map>
 #include <set>
 
+#include "analysis/calibrate/dataset.h"
+#include "exec/executor.h"
 #include "ir/numeric.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
@@ -22,6 +25,7 @@ namespace {
 constexpr double kMostHalf = 65504;
 constexpr double kLeastHalf = 0x1p-25;  // what is smaller becomes 0
 constexpr double kMask = 1e30;          // numbers beyond stand for infinity
+constexpr double kReserve = 4;          // results on data stay that far below the largest half
 
 // No intermediate result of these grows beyond their operands and outputs.
 const std::set<std::string, std::less<>> kHalf = {
@@ -91,13 +95,22 @@ class ConvertFloat16 final : public Pass {
     if (graph.opset() < 13 && type_ == DType::kBFloat16) {
       return fail(Code::kUnsupported, "bfloat16 needs opset 13; raise the model first (onnxfold convert)");
     }
-    return weights_only_ ? store_weights(graph, context) : convert(graph, context);
+    if (weights_only_) return store_weights(graph, context);
+    if (graph.parent() == nullptr && context.calibration != nullptr) OF_TRY(see_results(graph, context));
+    return convert(graph, context);
   }
 
  private:
+  Status see_results(const Graph& graph, PassContext& context);
   Result<bool> store_weights(Graph& graph, PassContext& context);
   Result<bool> convert(Graph& graph, PassContext& context);
   Result<std::string> refusal(const Node& node);
+  // What data said against this value in float16; empty: nothing.
+  std::string too_large(const Value& value) const {
+    const auto seen = largest_.find(value.name());
+    if (seen == largest_.end() || seen->second <= kMostHalf / kReserve) return {};
+    return fmt::format("'{}' reaches {:.3g} on the data", value.name(), seen->second);
+  }
   Result<const Range*> range(const Value& value);
   Value* in_half(Graph& graph, Node& node, Value& value, PassContext& context);
   void give_back(Graph& graph, Value& value, const std::set<const Node*>& half);
@@ -111,6 +124,7 @@ class ConvertFloat16 final : public Pass {
   bool weights_only_;
   std::int64_t min_elements_;
   std::vector<std::string> keep_;
+  std::map<std::string, double> largest_;  // on data, by value of the main graph
   std::map<const Value*, Range> ranges_;
   std::map<std::pair<const Graph*, const Value*>, Value*> halves_;
 };
@@ -121,6 +135,33 @@ Result<const Range*> ConvertFloat16::range(const Value& value) {
   auto made = range_of(*constant(&value));
   if (!made) return fail(made.error().in(fmt::format("weight '{}'", value.name())));
   return &(ranges_[&value] = *made);
+}
+
+// Largest magnitudes of what the nodes of the main graph make on data, masks and infinities aside.
+Status ConvertFloat16::see_results(const Graph& graph, PassContext& context) {
+  ExecutorOptions options;
+  for (const Node* node : graph.nodes()) {
+    for (const Value* output : node->outputs()) {
+      if (output != nullptr && output->dtype() == DType::kFloat32 && constant(output) == nullptr) {
+        options.taps.push_back(output->name());
+      }
+    }
+  }
+  OF_ASSIGN(const auto executor, Executor::create(context.model(), std::move(options)));
+  for (const Feeds& feeds : context.calibration->batches) {
+    const auto run = executor->run(feeds, [&](const Value& value, const Datum& datum) -> Status {
+      if (!datum.is_array() || datum.array.storage() != Storage::kFloat) return {};
+      double& largest = largest_[value.name()];
+      const float* data = datum.array.data<float>();
+      for (std::int64_t i = 0; i < datum.array.size(); ++i) {
+        const double size = std::fabs(static_cast<double>(data[i]));
+        if (size <= kMask) largest = std::max(largest, size);
+      }
+      return {};
+    });
+    if (!run) return fail(run.error());
+  }
+  return {};
 }
 
 Result<bool> ConvertFloat16::store_weights(Graph& graph, PassContext& context) {
@@ -160,14 +201,19 @@ Result<std::string> ConvertFloat16::refusal(const Node& node) {
     if (input->dtype() == DType::kUndefined) return fmt::format("the type of '{}' is unknown", input->name());
     if (input->dtype() != DType::kFloat32) continue;
     floats = true;
-    if (constant(input) == nullptr) continue;
+    if (constant(input) == nullptr) {
+      if (const std::string why = too_large(*input); !why.empty()) return why;
+      continue;
+    }
     OF_ASSIGN(const Range* numbers, range(*input));
     if (numbers->beyond > 0) {
       return fmt::format("'{}' has {} numbers beyond 65504", input->name(), numbers->beyond);
     }
   }
   for (const Value* output : node.outputs()) {
-    if (output != nullptr && output->dtype() == DType::kUndefined) return std::string("an output's type is unknown");
+    if (output == nullptr) continue;
+    if (output->dtype() == DType::kUndefined) return std::string("an output's type is unknown");
+    if (const std::string why = too_large(*output); !why.empty()) return why;
   }
   return std::string(floats ? "" : "no operand is float32");
 }

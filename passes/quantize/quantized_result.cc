@@ -145,23 +145,10 @@ Result<bool> add_to_operator(Graph& graph, const QuantizedResult& result, const 
   return true;
 }
 
-// Readers, and the name, of the value go to an Add behind it.
-Status add_behind(Graph& graph, const QuantizedResult& result, const std::vector<double>& shift) {
+Status add_shift_behind(Graph& graph, const QuantizedResult& result, const std::vector<double>& shift) {
   Value& value = *result.value;
   OF_ASSIGN(Tensor made, from_doubles(value.dtype(), channel_dims(result, shift.size()), shift));
-  const std::string name = value.name();
-  Value* bias = add_constant(graph, std::move(made), name + "_bias");
-  const std::vector<Node*> nodes = graph.nodes();
-  const auto next = std::next(std::find(nodes.begin(), nodes.end(), result.last));
-  Node* add =
-      graph.insert({"Add", {bias, bias}, {{name, value.type()}}, {}, "", ""}, next == nodes.end() ? nullptr : *next);
-  const bool is_public = value.is_graph_output();
-  graph.replace_all_uses(value, *add->output());
-  graph.set_input(*add, 0, &value);
-  if (!is_public) {
-    graph.rename(value, name + "_unshifted");
-    graph.rename(*add->output(), name);
-  }
+  add_behind(graph, *result.last, *add_constant(graph, std::move(made), value.name() + "_bias"));
   return {};
 }
 
@@ -184,13 +171,33 @@ Status shift_channels(Graph& graph, const QuantizedResult& result, const std::ve
       OF_ASSIGN(const bool done, add_to_constant(graph, *result.last, at, shift));
       if (done) return {};
     }
-    return add_behind(graph, result, shift);
+    return add_shift_behind(graph, result, shift);
   }
   if (result.last == result.product) {
     OF_ASSIGN(const bool done, add_to_operator(graph, result, shift));
     if (done) return {};
   }
-  return add_behind(graph, result, shift);
+  return add_shift_behind(graph, result, shift);
+}
+
+void add_behind(Graph& graph, Node& last, Value& addend) {
+  Value& value = *last.output();
+  const std::string name = value.name();
+  const std::vector<Node*> nodes = graph.nodes();
+  // Behind both of its operands.
+  const Node* latest = &last;
+  const Node* producer = addend.producer();
+  if (producer != nullptr && producer->graph() == &graph && graph.before(last, *producer)) latest = producer;
+  const auto next = std::next(std::find(nodes.begin(), nodes.end(), latest));
+  Node* add = graph.insert({"Add", {&addend, &addend}, {{name, value.type()}}, {}, "", ""},
+                           next == nodes.end() ? nullptr : *next);
+  const bool is_public = value.is_graph_output();
+  graph.replace_all_uses(value, *add->output());
+  graph.set_input(*add, 0, &value);
+  if (!is_public) {
+    graph.rename(value, name + "_before");
+    graph.rename(*add->output(), name);
+  }
 }
 
 }  // namespace onnxfold

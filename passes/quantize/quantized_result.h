@@ -25,4 +25,7 @@ std::vector<QuantizedResult> find_quantized_results(const Graph& graph);
 // inner values stay with what stands in their place. Errors: whatever loading a bias reports.
 Status shift_channels(Graph& graph, const QuantizedResult& result, const std::vector<double>& shift);
 
+// `last`'s first output plus `addend`, for all who read it. The name goes to the sum.
+void add_behind(Graph& graph, Node& last, Value& addend);
+
 }  // namespace onnxfold

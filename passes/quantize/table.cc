@@ -8,6 +8,7 @@ std::unique_ptr<Pass> make_bct(const PassOptions&);
 std::unique_ptr<Pass> make_convert_blockwise_form(const PassOptions&);
 std::unique_ptr<Pass> make_convert_float16(const PassOptions&);
 std::unique_ptr<Pass> make_correct_bias(const PassOptions&);
+std::unique_ptr<Pass> make_correct_low_rank(const PassOptions&);
 std::unique_ptr<Pass> make_dequantize(const PassOptions&);
 std::unique_ptr<Pass> make_dynamic_int8(const PassOptions&);
 std::unique_ptr<Pass> make_equalize(const PassOptions&);
@@ -122,6 +123,11 @@ constexpr OptionSpec kGptqOptions[] = {
     kExclude,
     kFormats};
 
+constexpr OptionSpec kCorrectLowRankOptions[] = {
+    {"rank", kInt, "16", "Of the pair beside each weight", "1.."},
+    {"store", kChoice, "float16", "How the pair is stored", "float16|float32"},
+};
+
 constexpr OptionSpec kDequantizeOptions[] = {
     {"activations", kBool, "true", "Also takes the rounding of activations away; false only makes weights floats"},
 };
@@ -197,6 +203,9 @@ constexpr PassInfo kPasses[] = {
      "Gives quantized products and convolutions the mean of their results back, seen on data",
      {},
      make_correct_bias},
+    {"correct-low-rank", "quantize", kLossy,
+     "Adds thin factors beside quantized weights that make good what rounding took", kCorrectLowRankOptions,
+     make_correct_low_rank},
     {"dequantize", "quantize", kLossy, "Makes quantized models floating point again, to quantize them anew",
      kDequantizeOptions, make_dequantize},
     {"dynamic-int8", "quantize", kLossy,

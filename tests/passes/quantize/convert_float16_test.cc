@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "ir/verify.h"
+#include "tests/support/calibrated_run.h"
 #include "tests/support/equivalence.h"
-#include "tests/support/rewrite_test.h"
 
 namespace onnxfold {
 namespace {
@@ -72,6 +72,27 @@ TEST(ConvertFloat16, LargeWeightsKeepTheirNodeAndMasksAreClamped) {
   EXPECT_TRUE(says("'w' has 1 numbers beyond 65504"));
   EXPECT_TRUE(says("1 numbers clamped to 65504"));
   EXPECT_EQ(operators(*model)[0], "Add");
+}
+
+// What comes near the largest half on data, what makes it and what reads it, stays in float32.
+TEST(ConvertFloat16, ResultsOnDataDecideToo) {
+  const std::string text =
+      "<ir_version: 8, opset_import: [\"\" : 17]> g (float[4, 8] x) => (float[4, 8] y) <float[8, 8] w = {}, float "
+      "big = {30000}, float small = {0.0001}> { h = MatMul(x, w) l = Mul(h, big) s = Mul(l, small) y = Relu(s) }";
+  const auto source = test::model_from_text(text);
+  const Dataset data = *generate_dataset(*source, 1);
+  const auto run = test::run_calibrated("convert-float16", text, &data);
+  ASSERT_TRUE(run.did());
+  EXPECT_TRUE(run.says("'l' reaches"));
+  for (const Node* node : run.model->graph().nodes()) {
+    if (!node->is("Mul") && !node->is("MatMul")) continue;
+    EXPECT_EQ(node->output()->dtype(), node->is("Mul") ? DType::kFloat32 : DType::kFloat16);
+  }
+  const auto outputs = test::first_output(*run.model, data);
+  EXPECT_LT(test::relative_distance(outputs, test::first_output(*source, data)), 0.01);
+  // Without data nothing is known.
+  const auto blind = test::run_calibrated("convert-float16", text, nullptr);
+  EXPECT_FALSE(blind.says("reaches"));
 }
 
 TEST(ConvertFloat16, KeepTakesOperatorsAndNodes) {

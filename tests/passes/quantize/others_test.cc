@@ -35,7 +35,8 @@ Counts count(Model& model) {
 // Quantized to 8 bits the model gives nearly the same, has so many dequantized and packed weights, and no float weight
 // of a thousand elements.
 void expect_quantized(const std::string& text, std::size_t dequantize, std::size_t packed,
-                      const OptionMap& options = {{"others", "8"}, {"bits", "8"}, {"block", "16"}}) {
+                      const OptionMap& options = {{"others", "8"}, {"bits", "8"}, {"block", "16"}},
+                      double limit = 0.02) {
   const auto source = test::model_from_text(text);
   const Dataset data = *generate_dataset(*source, 3);
   const auto run = run_passes({{"rtn", options, {}}}, text, nullptr);
@@ -50,7 +51,7 @@ void expect_quantized(const std::string& text, std::size_t dequantize, std::size
       EXPECT_FALSE(is_float(value->constant()->dtype()) && value->constant()->size() >= 1024) << value->name();
     }
   }
-  EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*source, data)), 0.02) << text;
+  EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*source, data)), limit) << text;
 }
 
 constexpr const char* kExperts = "(float[4, 3, 64] x) => (float[4, 3, 24] y)";
@@ -77,7 +78,7 @@ TEST(Others, RecurrentWeights) {
                    2, 0);
   expect_quantized(text_of("(float[5, 2, 64] x) => (float[5, 1, 2, 32] y)",
                            "float[1, 32, 64] w = {}, float[1, 32, 32] r = {}", "y = RNN<hidden_size=32>(x, w, r)"),
-                   2, 0);
+                   2, 0, {{"others", "8"}, {"block", "16"}}, /*limit=*/0.05);  // random weights amplify
 }
 
 TEST(Others, Convolutions) {
@@ -103,10 +104,11 @@ TEST(Others, WeightsBehindConstantTransposeCastAndIdentity) {
   const OptionMap eight = {{"bits", "8"}};
   expect_quantized(text_of(io, "float[32, 64] w = {}", "t = Transpose<perm=[1,0]>(w) y = MatMul(x, t)"), 0, 1, eight);
   expect_quantized(text_of(io, "float[64, 32] w = {}", "t = Identity(w) y = MatMul(x, t)"), 0, 1, eight);
-  expect_quantized(text_of(io, "float16[64, 32] w = {}", "t = Cast<to=1>(w) y = MatMul(x, t)"), 0, 1, eight);
-  expect_quantized(
-      text_of(io, "float16[32, 64] w = {}", "c = Cast<to=1>(w) i = Identity(c) t = Transpose(i) y = MatMul(x, t)"), 0,
-      1, eight);
+  expect_quantized(text_of(io, "float[64, 32] w = {}", "h = Cast<to=10>(w) t = Cast<to=1>(h) y = MatMul(x, t)"), 0, 1,
+                   eight);
+  expect_quantized(text_of(io, "float[32, 64] w = {}",
+                           "h = Cast<to=10>(w) c = Cast<to=1>(h) i = Identity(c) t = Transpose(i) y = MatMul(x, t)"),
+                   0, 1, eight);
   // A Constant node: its tensor in the text would be long, so lift-constants' reverse is not needed: 32 x 32 zeros.
   std::string numbers;
   for (int i = 0; i < 32 * 32; ++i) numbers += (i > 0 ? "," : "") + std::to_string(i % 7 - 3);

@@ -20,8 +20,6 @@ namespace onnxfold {
 namespace {
 
 constexpr double kFewTokens = 2;  // a column; below it second moments say little
-// Damping times tokens a column. Measured: 0.1 does best at 5 tokens (MiniLM-L6), 0.01 better than 0.1 at 40 (bytelm).
-constexpr double kDampedTokens = 0.4;
 
 // ||Y - X W'|| / ||Y||
 double output_error(const FloatRows& inputs, const FloatRows& weight, const FloatRows& wanted) {
@@ -97,7 +95,7 @@ class Gptq final : public Pass {
                    fmt::format("only {:.1f} rows of data a column: damping raised, more data would help", tokens));
     }
     if (options_.damping > 0) return options_.damping;
-    return std::clamp(kDampedTokens / tokens, 0.01, 0.3);
+    return tokens >= kFewTokens ? 0.1 : 0.3;
   }
 
   Result<std::vector<FloatRows>> quantize_group(const ProductGroup& group, const GroupMoments& moments,

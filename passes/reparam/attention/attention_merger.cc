@@ -179,6 +179,7 @@ Status AttentionMerger::apply(Graph& graph) {
   growth_.apply(graph);
   for (const Node* node : score_nodes_) grow_score(*node);
   if (host_.attention.fused != nullptr) grow_operator();
+  OF_TRY(write_packed_bias(graph));
   drop_factors(graph, host_.term);
   for (const Shared& shared : shared_) {
     if (shared.fold) OF_TRY(read_plain_norm(graph, host_.inputs[shared.roles.front()], *shared.linear));
@@ -252,6 +253,39 @@ Status AttentionMerger::stack_output() {
     for (std::size_t c = 0; c < out_bias_.size(); ++c) out_bias_[c] += factor[c] * shift[c];
     out_biased_ = out_biased_ || out.bias != nullptr;
   }
+  return {};
+}
+
+// What MultiHeadAttention adds to q, k and v: [heads of q | of k | of v], the host's before the others'.
+Status AttentionMerger::write_packed_bias(Graph& graph) {
+  const bool any = std::any_of(group_.begin(), group_.end(),
+                               [](const AttentionBranch& branch) { return branch.attention.packed_bias != nullptr; });
+  if (!any) return {};
+  std::array<Numbers, 3> parts;
+  for (const AttentionBranch& branch : group_) {
+    const Value* bias = branch.attention.packed_bias;
+    Numbers given;
+    if (bias != nullptr) {
+      OF_ASSIGN(given, to_doubles(*bias->constant()));
+    }
+    std::size_t at = 0;
+    for (std::size_t role = 0; role < 3; ++role) {
+      const Projection& p = *branch.projections()[role];
+      const double factor = role == 0 ? *branch.attention.scale / *host_.attention.scale : 1.0;
+      for (std::int64_t i = 0; i < p.heads * p.width; ++i, ++at) {
+        if (bias != nullptr && at >= given.size()) return fail(Code::kInvalidArgument, "a bias of another size");
+        parts[role].push_back(bias == nullptr ? 0.0 : factor * given[at]);
+      }
+    }
+  }
+  Numbers all = parts[0];
+  for (std::size_t role = 1; role < 3; ++role) all.insert(all.end(), parts[role].begin(), parts[role].end());
+  Node& node = *host_.attention.fused;
+  Value* old = node.input(3);
+  const auto size = static_cast<std::int64_t>(all.size());
+  OF_ASSIGN(Tensor tensor, from_doubles(node.input(0)->dtype(), {size}, all));
+  graph.set_input(node, 3, add_constant(graph, std::move(tensor), node.output()->name() + "_bias"));
+  if (old != nullptr) erase_if_unused(graph, *old);
   return {};
 }
 

@@ -73,6 +73,7 @@ class AttentionMerger {
   Status fill(Shared& shared);
   Status fill(Shared& shared, std::size_t role, std::size_t branch, std::int64_t& heads_before);
   Status stack_output();
+  Status write_packed_bias(Graph& graph);
   Status read_plain_norm(Graph& graph, const BranchInput& input, const Linear& linear);
   void grow_score(const Node& node) const;
 

@@ -1,8 +1,8 @@
 // x + Attention1(N1(x)) + Attention2(N2(x)) => x + Attention(N(x)), the heads of both
 // P = softmax(s (q1 k1^T + q2 k2^T)), P v1 O1 + P v2 O2 => softmax(s q k^T) v O, heads as wide as both
 //
-// Attentions (chains; ai.onnx Attention, com.microsoft MultiHeadAttention) with the same head widths, masks, rotary
-// tables and ratio of query to key-value heads, whose results meet in a tree of Adds (any order, layer scale per
+// Attentions (chains; ai.onnx Attention; com.microsoft MultiHeadAttention, Attention) with the same head widths, masks,
+// rotary tables and ratio of query to key-value heads, whose results meet in a tree of Adds (any order, layer scale per
 // branch) and that read the same values or norms of the same values with the same epsilon. Columns of q, k and v are
 // put side by side head by head, rows of the output Linear are stacked; the operators of one attention stay, and what
 // says how many heads there are is rewritten (passes/head_growth.h). Different gains and biases of
@@ -18,6 +18,7 @@
 #include "passes/pass.h"
 #include "passes/reparam/attention/attention_merger.h"
 #include "passes/reparam/attention/joined_attention.h"
+#include "passes/reparam/attention/packed_attention.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -27,18 +28,29 @@ bool plain_product(const Node* node) {
   return node != nullptr && (node->is("MatMul") || node->is("FusedMatMul", "com.microsoft"));
 }
 
+std::int64_t bias_size(const Attention& a) {
+  return a.q.heads * a.q.width + a.k.heads * a.k.width + a.v.heads * a.v.width;
+}
+
 std::string unfit(const AttentionBranch& branch) {
   const Attention& a = branch.attention;
   if (a.fused != nullptr) {
-    if (!a.fused->is("Attention") && !a.fused->is("MultiHeadAttention", "com.microsoft"))
-      return "an operator of another kind";
-    if (a.packed_bias != nullptr) return "its operator adds biases";
+    if (a.fused->is("GroupQueryAttention", "com.microsoft"))
+      return "GroupQueryAttention counts keys and caches by itself: expand-attention spells those without a cache";
+    if (a.packed_weight == nullptr && a.packed_bias != nullptr && constant(a.packed_bias) == nullptr)
+      return "the biases of its operator are not constant";
+    if (a.packed_weight == nullptr && a.packed_bias != nullptr && constant(a.packed_bias)->size() != bias_size(a))
+      return "the biases of its operator are of another size";
   } else if (!plain_product(a.score_product) || !plain_product(a.context_product)) {
     return "its products are no MatMul";
   }
   if (!a.out) return "its output Linear was not found";
   if (a.gate != nullptr || a.inner_norm) return "a gate or norm stands before its output Linear";
   if (!a.scale) return "its scale is not known";
+  if (a.packed_weight != nullptr) {
+    if (const std::string why = packed_attention_problem(a); !why.empty()) return why;
+    return closed_but_shapes(a) ? "" : "an inner value is read elsewhere";
+  }
   for (const Projection* projection : branch.projections()) {
     if (!projection->linear) return "q, k or v is made by no Linear";
     if (projection->norm) return "q or k is normalized";
@@ -75,7 +87,8 @@ bool same_operator(const Node* a, const Node* b) {
   if (a == nullptr || b == nullptr) return a == b;
   if (a->op_type() != b->op_type() || a->domain() != b->domain() || a->outputs().size() != b->outputs().size())
     return false;
-  for (const char* name : {"is_causal", "unidirectional", "qk_matmul_output_mode", "softmax_precision"}) {
+  for (const char* name : {"is_causal", "unidirectional", "qk_matmul_output_mode", "softmax_precision", "do_rotary",
+                           "rotary_embedding_dim"}) {
     if (a->attr_int(name, 0) != b->attr_int(name, 0)) return false;
   }
   for (const char* name : {"softcap", "mask_filter_value"}) {
@@ -94,7 +107,9 @@ std::string conflict(const AttentionBranch& x, const AttentionBranch& y) {
   if (a.heads * b.kv_heads != b.heads * a.kv_heads) return "its queries are grouped in another way";
   if (a.masks != b.masks || a.mask_value != b.mask_value || a.causal != b.causal) return "its mask is another";
   if (a.softcap != b.softcap || (a.softcap != 0 && a.scale != b.scale)) return "its scores are capped in another way";
-  for (std::size_t i = 0; i < 3; ++i) {
+  if (a.packed_weight != nullptr && a.packed_weight->dtype() != b.packed_weight->dtype())
+    return "its weights are of another type";
+  for (std::size_t i = 0; i < 3 && a.packed_weight == nullptr; ++i) {
     const Projection &p = *x.projections()[i], &q = *y.projections()[i];
     if (p.rotary != q.rotary || p.tables != q.tables || (p.rotary && signature(p) != signature(q)))
       return "its rotary embedding is another";
@@ -204,6 +219,7 @@ class MergeParallelAttention final : public Pass {
   static Result<bool> merge_group(Graph& graph, PassContext& context, std::vector<AttentionBranch>& group,
                                   HeadPaths& paths) {
     if (group.size() < 2) return false;
+    if (group.front().attention.packed_weight != nullptr) return merge_packed(graph, context, group);
     std::string first;
     for (std::size_t i = 0; i < group.size(); ++i) {
       std::swap(group[0], group[i]);
@@ -220,6 +236,15 @@ class MergeParallelAttention final : public Pass {
     }
     context.skipped(label(group[0]), first);
     return false;
+  }
+
+  static Result<bool> merge_packed(Graph& graph, PassContext& context, const std::vector<AttentionBranch>& group) {
+    const std::string host = label(group[0]);
+    OF_TRY(merge_packed_attentions(graph, group));
+    context.applied(host, fmt::format("{} attentions side by side: {} heads to {}", group.size(),
+                                      group[0].attention.heads, group[0].attention.fused->attr_int("num_heads", 0)));
+    for (std::size_t other = 1; other < group.size(); ++other) drop_term(graph, group[other].term);
+    return true;
   }
 };
 

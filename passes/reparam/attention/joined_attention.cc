@@ -40,12 +40,13 @@ class Finder {
   std::vector<JoinedAttention> run() {
     std::vector<JoinedAttention> found;
     for (const ParallelSum& sum : sums_) {
-      if (sum.terms.size() < 2 || !std::all_of(sum.terms.begin(), sum.terms.end(), [](const SumTerm& term) {
+      if (sum.total == nullptr || sum.terms.size() < 2 ||
+          !std::all_of(sum.terms.begin(), sum.terms.end(), [](const SumTerm& term) {
             return term.value->uses().size() == 1 && is_product(term.branch->producer());
           }))
         continue;
       JoinedAttention joined;
-      joined.softmax = softmax_after(sum.root->output());
+      joined.softmax = softmax_after(sum.total);
       if (joined.softmax == nullptr) continue;
       joined.problem = match(sum, joined);
       found.push_back(std::move(joined));

@@ -9,14 +9,36 @@
 namespace onnxfold {
 namespace {
 
+bool adds(const Node& node) { return node.is("Add") || node.is("Sum"); }
+
+bool normalizes_sum(const Node& node) {
+  return node.is("SkipLayerNormalization", "com.microsoft") ||
+         node.is("SkipSimplifiedLayerNormalization", "com.microsoft");
+}
+
+std::size_t operand_count(const Node& node) { return normalizes_sum(node) ? 2 : node.inputs().size(); }
+
+// Different values, none of them constant.
 bool is_sum(const Node& node) {
-  return node.is("Add") && node.output() != nullptr && node.input(0) != nullptr && node.input(1) != nullptr &&
-         node.input(0) != node.input(1) && constant(node.input(0)) == nullptr && constant(node.input(1)) == nullptr;
+  if ((!adds(node) && !normalizes_sum(node)) || node.output() == nullptr || operand_count(node) < 2) return false;
+  std::set<const Value*> operands;
+  for (std::size_t i = 0; i < operand_count(node); ++i) {
+    if (node.input(i) == nullptr || constant(node.input(i)) != nullptr) return false;
+    operands.insert(node.input(i));
+  }
+  return operands.size() == operand_count(node);
+}
+
+bool reads_as_operand(const Node& node, const Value* value) {
+  for (std::size_t i = 0; i < operand_count(node); ++i) {
+    if (node.input(i) == value) return true;
+  }
+  return false;
 }
 
 bool is_inner(const Node& node) {
-  const Node* reader = sole_consumer(node.output());
-  return reader != nullptr && is_sum(*reader);
+  const Node* reader = normalizes_sum(node) ? nullptr : sole_consumer(node.output());
+  return reader != nullptr && is_sum(*reader) && reads_as_operand(*reader, node.output());
 }
 
 // [d], [1, d]... or one element, of a rank that does not change the product's.
@@ -53,14 +75,49 @@ SumTerm term_at(Node& add, std::size_t side) {
 }
 
 void expand(Node& add, ParallelSum& sum) {
-  for (std::size_t side = 0; side < 2; ++side) {
-    Node* below = sole_producer(add.input(side), "Add");
-    if (below != nullptr && is_sum(*below)) {
+  for (std::size_t side = 0; side < operand_count(add); ++side) {
+    Value* value = add.input(side);
+    Node* below = sole_consumer(value) == nullptr ? nullptr : value->producer();
+    if (below != nullptr && adds(*below) && is_sum(*below)) {
       expand(*below, sum);
     } else {
       sum.terms.push_back(term_at(add, side));
     }
   }
+}
+
+// The operands may take each other's places in a SkipLayerNormalization, and one of them stays in any case.
+bool exchangeable(const ParallelSum& sum) {
+  const Type& type = sum.terms.front().value->type();
+  const bool same = type.shape && std::all_of(sum.terms.begin(), sum.terms.end(),
+                                              [&](const SumTerm& term) { return term.value->type() == type; });
+  return same && std::any_of(sum.terms.begin(), sum.terms.end(),
+                             [](const SumTerm& term) { return term.value->uses().size() != 1; });
+}
+
+// The operands of `node` but for one.
+std::vector<Value*> others_of(const Node& node, const Value* value) {
+  std::vector<Value*> others;
+  for (std::size_t i = 0; i < operand_count(node); ++i) {
+    if (node.input(i) != value) others.push_back(node.input(i));
+  }
+  return others;
+}
+
+// SkipLayerNormalization(Add(a, b), value) => SkipLayerNormalization(a, b): the other operand is a sum.
+void drop_operand(Graph& graph, Node& skip, Value* other) {
+  Node& below = *other->producer();
+  const std::vector<Value*> operands = others_of(below, nullptr);
+  Value* rest = operands.back();
+  if (operands.size() > 2) {
+    const std::vector<Value*> inner(operands.begin() + 1, operands.end());
+    NodeSpec spec{inner.size() > 2 ? "Sum" : "Add", inner, {}, {}, "", ""};
+    spec.outputs.push_back({other->name() + "_rest", other->type()});
+    rest = graph.insert(std::move(spec), &below)->output();
+  }
+  graph.set_input(skip, 0, operands.front());
+  graph.set_input(skip, 1, rest);
+  erase_if_unused(graph, *other);
 }
 
 }  // namespace
@@ -71,7 +128,9 @@ std::vector<ParallelSum> find_parallel_sums(const Graph& graph) {
     if (!is_sum(*node) || is_inner(*node)) continue;
     ParallelSum sum;
     sum.root = node;
+    sum.total = normalizes_sum(*node) ? nullptr : node->output();
     expand(*node, sum);
+    if (sum.total == nullptr && !exchangeable(sum)) continue;
     found.push_back(std::move(sum));
   }
   return found;
@@ -106,10 +165,19 @@ bool closed(const std::vector<Node*>& nodes, const Value* except) {
 }
 
 void drop_term(Graph& graph, const SumTerm& term) {
-  // Earlier changes of the same sum may have moved the operand to another Add: its only reader is the one.
-  Node* add = term.value->uses().front().node;
-  Value* other = add->input(add->input(0) == term.value ? 1 : 0);
-  replace_and_erase(graph, *add, *other);
+  // Earlier changes of the same sum may have moved the operand to another node: its only reader is the one.
+  Node* node = term.value->uses().front().node;
+  const std::vector<Value*> others = others_of(*node, term.value);
+  if (normalizes_sum(*node)) {
+    drop_operand(graph, *node, others.front());
+  } else if (others.size() == 1) {
+    replace_and_erase(graph, *node, *others.front());
+  } else {
+    NodeSpec spec{others.size() > 2 ? "Sum" : "Add", others, {}, {}, "", node->name};
+    spec.outputs.push_back({node->output()->name(), node->output()->type()});
+    Node* shorter = graph.insert(std::move(spec), node);
+    replace_and_erase(graph, *node, *shorter->output());
+  }
   erase_if_unused(graph, *term.value);
 }
 

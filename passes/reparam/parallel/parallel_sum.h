@@ -1,4 +1,5 @@
-// Sums of parallel branches: the operands of a tree of Adds, in any order and association.
+// Sums of parallel branches: the operands of a tree of Add and Sum, in any order and association, which ONNX Runtime's
+// SkipLayerNormalization may end.
 #pragma once
 
 #include <string>
@@ -18,18 +19,20 @@ struct SumFactor {
 // One operand of the sum. `branch` is what is left of it after Identity, Dropout of inference and the factors.
 struct SumTerm {
   Value* value = nullptr;          // as the Add reads it
-  Node* add = nullptr;             // the Add that reads it
+  Node* add = nullptr;             // the Add, Sum or SkipLayerNormalization that reads it
   Value* branch = nullptr;         // before the factors
   std::vector<SumFactor> factors;  // layer scale
   std::vector<Node*> nodes;        // between `branch` and the Add
 };
 
 struct ParallelSum {
-  Node* root = nullptr;  // the Add that nothing of this sum reads
+  Node* root = nullptr;    // that nothing of this sum reads
+  Value* total = nullptr;  // what it makes; null where the root normalizes the sum
   std::vector<SumTerm> terms;
 };
 
-// All of a graph with two operands or more that are not constant. An inner Add has no other reader.
+// All of a graph with two operands or more that are not constant. An inner Add has no other reader. Of the operands of
+// a SkipLayerNormalization one at least has other readers (the residual stream), so that two are always left.
 std::vector<ParallelSum> find_parallel_sums(const Graph& graph);
 
 // The product of a term's factors, one number per channel. Errors: whatever loading them reports.

@@ -39,6 +39,32 @@ TEST(MergeParallelFfn, OneInput) {
                    "MatMul Add Gelu MatMul Add");
   expect_operators(kPass, net(layer("x", "a", "f") + layer("x", "b", "g") + "y = Add(b, a)"), "MatMul Add Gelu MatMul");
 }
+TEST(MergeParallelFfn, SumOfSeveral) {
+  const std::string layers = layer("x", "a", "f") + layer("x", "b", "g");
+  expect_operators(kPass, net(layers + "y = Sum(x, a, b)"), "MatMul Add Gelu MatMul Add");
+  expect_operators(kPass, net(layers + "y = Sum(b, a)"), "MatMul Add Gelu MatMul");
+  expect_operators(kPass, net(layers + "r = Neg(x) y = Sum(a, r, x, b)"), "MatMul Add Gelu MatMul Neg Sum");
+  expect_operators(kPass, net(layers + "r = Neg(x) c = Add(x, a) y = Sum(c, r, b)"),
+                   "MatMul Add Gelu MatMul Neg Add Add");
+  expect_unchanged(kPass, net(layers + "y = Max(x, a, b)"));
+  expect_unchanged(kPass, net(layer("x", "a", "f") + "y = Sum(x, a, a)"));
+}
+// ONNX Runtime's optimizer joins the last Add with the norm after it.
+TEST(MergeParallelFfn, SumInsideANorm) {
+  const std::string layers = layer("x", "a", "f") + layer("x", "b", "g");
+  const std::string skip = " = com.microsoft.SkipLayerNormalization<epsilon = 1e-5>(";
+  const std::string one = "MatMul Add Gelu MatMul SkipLayerNormalization";
+  expect_operators(kPass, net(layers + "c = Add(x, a) y" + skip + "c, b, s1, b1)"), one);
+  expect_operators(kPass, net(layers + "c = Add(a, b) y" + skip + "c, x, s1, b1, l1)"), one);
+  expect_operators(kPass, net(layers + "c = Add(b, a) y" + skip + "x, c, s1, b1)"), one);
+  expect_operators(kPass, net(layers + "c = Sum(b, x, a) d = Neg(x) y" + skip + "d, c, s1, b1)"),
+                   "MatMul Add Gelu MatMul Add Neg SkipLayerNormalization");
+  expect_operators(kPass, net(layers + "c = Sum(x, a) n, , , s" + skip + "c, b, s1, b1) y = Add(n, s)"), one + " Add");
+  expect_operators(kPass, net(layers + "c = Add(x, a) y = com.microsoft.SkipSimplifiedLayerNormalization(c, b, s1)"),
+                   "MatMul Add Gelu MatMul SkipSimplifiedLayerNormalization");
+  expect_unchanged(kPass, net(layers + "y" + skip + "a, b, s1, b1)"));  // nothing would be left to add
+  expect_unchanged(kPass, net(layers + "m" + skip + "x, a, s1, b1) y = Add(m, b)"));
+}
 TEST(MergeParallelFfn, NormsWithOtherGains) {
   const auto model = expect_operators(kPass,
                                       net(norm("x", "n", 1) + norm("x", "m", 2) + layer("n", "a", "f") +

@@ -65,6 +65,9 @@ Json sublayer_json(const InspectedSublayer& sublayer) {
   }
   if (sublayer.hidden > 0) json["hidden"] = sublayer.hidden;
   if (sublayer.experts > 0) json.update({{"experts", sublayer.experts}, {"chosen", sublayer.chosen}});
+  if (sublayer.shared_experts > 0) {
+    json.update({{"shared_experts", sublayer.shared_experts}, {"shared_hidden", sublayer.shared_hidden}});
+  }
   return json;
 }
 

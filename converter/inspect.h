@@ -18,8 +18,9 @@ struct LargeTensor {
 struct InspectedSublayer {
   std::string kind;  // "attention", "cross attention", "feed-forward", "gated feed-forward", "mixture of experts"...
   std::int64_t heads = 0, kv_heads = 0, head_width = 0;  // attention
-  std::int64_t hidden = 0;                               // feed-forward
+  std::int64_t hidden = 0;                               // feed-forward, or one expert
   std::int64_t experts = 0, chosen = 0;                  // mixture of experts
+  std::int64_t shared_experts = 0, shared_hidden = 0;    // beside the chosen ones, for every token; of one of them
   bool rotary = false, causal = false;
 };
 

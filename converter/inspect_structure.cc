@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "analysis/structure/blocks.h"
 #include "converter/inspect.h"
@@ -10,7 +11,45 @@
 namespace onnxfold {
 namespace {
 
-InspectedSublayer inspect_sublayer(const Sublayer& sublayer) {
+// Width of the experts inside com.microsoft MoE: the weights of all are [experts, .., ..], one of the two the stream's.
+std::int64_t fused_expert_width(const Node& node) {
+  const Tensor* weight = node.input(2) == nullptr ? nullptr : node.input(2)->constant();
+  const auto& shape = node.input(0)->type().shape;
+  if (weight == nullptr || weight->rank() != 3 || !shape || shape->empty() || !shape->back().known()) return 0;
+  const std::int64_t width = *shape->back().value, rows = weight->dims()[1], columns = weight->dims()[2];
+  if ((rows == width) == (columns == width)) return rows == width ? width : 0;
+  const std::int64_t made = rows == width ? columns : rows;
+  return node.attr_string("activation_type", "relu") == "swiglu" ? made / 2 : made;  // gate and up in one
+}
+
+// The feed-forward layers inside a mixture: as many of one width as there are experts, and what is over is shared.
+void inspect_experts(const Sublayer& sublayer, const std::vector<FeedForward>& layers, InspectedSublayer& result) {
+  result.experts = sublayer.mixture->experts;
+  result.chosen = sublayer.mixture->chosen;
+  std::map<std::int64_t, std::int64_t> widths;
+  for (const FeedForward& layer : layers) {
+    if (std::find(sublayer.nodes.begin(), sublayer.nodes.end(), layer.down.product) != sublayer.nodes.end())
+      ++widths[layer.hidden];
+  }
+  const Node& router = *sublayer.mixture->router;
+  const bool fused = router.is("MoE", "com.microsoft");
+  if (fused) {
+    result.hidden = fused_expert_width(router);
+    if (result.experts == 0 && result.hidden > 0) result.experts = router.input(2)->constant()->dims()[0];
+  }
+  for (auto& [width, count] : widths) {
+    if (fused || result.hidden > 0 || count < result.experts) continue;
+    result.hidden = width;
+    count -= result.experts;
+  }
+  for (const auto& [width, count] : widths) {
+    if (count <= 0 || (!fused && result.hidden == 0)) continue;
+    result.shared_experts += count;
+    result.shared_hidden = width;
+  }
+}
+
+InspectedSublayer inspect_sublayer(const Sublayer& sublayer, const std::vector<FeedForward>& layers) {
   InspectedSublayer result;
   result.kind = name(sublayer.kind);
   if (sublayer.attention) {
@@ -25,10 +64,7 @@ InspectedSublayer inspect_sublayer(const Sublayer& sublayer) {
     if (sublayer.feed_forward->gated()) result.kind = "gated feed-forward";
     result.hidden = sublayer.feed_forward->hidden;
   }
-  if (sublayer.mixture) {
-    result.experts = sublayer.mixture->experts;
-    result.chosen = sublayer.mixture->chosen;
-  }
+  if (sublayer.mixture) inspect_experts(sublayer, layers, result);
   return result;
 }
 
@@ -47,6 +83,9 @@ std::string kinds(const InspectedBlock& block) {
   for (const InspectedSublayer& sublayer : block.sublayers) {
     text += (text.empty() ? "" : ", ") + sublayer.kind;
     if (sublayer.experts > 0) text += fmt::format(" ({} of {})", sublayer.chosen, sublayer.experts);
+    if (sublayer.shared_experts == 1) text += fmt::format(" + shared expert ({})", sublayer.shared_hidden);
+    if (sublayer.shared_experts > 1)
+      text += fmt::format(" + {} shared experts ({})", sublayer.shared_experts, sublayer.shared_hidden);
   }
   return text;
 }
@@ -61,6 +100,7 @@ InspectedStructure inspect_structure(Model& model) {
   }
   for (const Graph* graph : model.graphs()) {
     const BlockView view = find_blocks(*graph);
+    const std::vector<FeedForward> layers = find_feed_forwards(*graph);
     for (const Block& block : view.blocks) {
       InspectedBlock row;
       row.kind = name(block.kind);
@@ -70,7 +110,7 @@ InspectedStructure inspect_structure(Model& model) {
       row.bytes = block.weight_bytes();
       row.input = block.input->name();
       row.output = block.output != nullptr ? block.output->name() : "";
-      for (const Sublayer& sublayer : block.sublayers) row.sublayers.push_back(inspect_sublayer(sublayer));
+      for (const Sublayer& sublayer : block.sublayers) row.sublayers.push_back(inspect_sublayer(sublayer, layers));
       structure.blocks.push_back(std::move(row));
     }
     for (const StructureNote& note : view.notes) structure.notes.emplace_back(note.node, note.reason);

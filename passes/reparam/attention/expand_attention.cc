@@ -1,10 +1,12 @@
-// Attention, and of ONNX Runtime MultiHeadAttention => Reshape, Transpose, Mul, MatMul, Softmax, MatMul
+// Attention, and of ONNX Runtime MultiHeadAttention and Attention => Reshape, Transpose, Mul, MatMul, Softmax, MatMul
 //
 // With caches, grouped heads, masks (bool or numbers), causal order, soft cap, and the outputs that the chain has:
 // present keys and values, scaled products, probabilities. Rows that see no key stay zeros. What cannot be spelled is
 // left alone with a remark: lengths of valid keys, windows, scores after soft cap or mask, packed inputs, a mask of
 // fewer columns than keys (opset 24 allows it), head counts or widths that are not known. The scale multiplies q, which
-// also keeps float16 products small. MultiHeadAttention needs opset 13. With only-contrib: that one alone. Rounding.
+// also keeps float16 products small. ONNX Runtime's Attention also becomes the Linear inside it (constant or not) and a
+// Split. GroupQueryAttention stays: it counts the valid keys of a cache of fixed size. Opset 13. With only-contrib:
+// those of ONNX Runtime alone. Rounding.
 #include <cmath>
 
 #include "passes/pass.h"
@@ -22,6 +24,13 @@ std::int64_t known_dim(const Value* value, std::size_t axis) {
 }
 
 bool read(const Value* value) { return value != nullptr && !value->uses().empty(); }
+
+// Columns of q, k and v in the weight of com.microsoft Attention; none when they are not known.
+std::vector<std::int64_t> packed_sizes(const Node& node) {
+  if (const auto sizes = node.attr_ints("qkv_hidden_sizes"); sizes && sizes->size() == 3) return *sizes;
+  const std::int64_t all = node.input(1) == nullptr ? 0 : known_dim(node.input(1), 1);
+  return all > 0 && all % 3 == 0 ? std::vector<std::int64_t>(3, all / 3) : std::vector<std::int64_t>();
+}
 
 // Reads a node into a spec; `why` says what is in the way.
 class Reader {
@@ -69,6 +78,31 @@ class Reader {
     if (spec.softmax_type != DType::kUndefined && !is_float(spec.softmax_type))
       return fail("the type of its Softmax is no float");
     return operands(spec) && scale(spec, false) && mask_fits(spec);
+  }
+
+  // com.microsoft Attention: q, k and v are made when it is spelled, by project().
+  bool packed(AttentionSpec& spec) {
+    spec.heads = spec.kv_heads = node_.attr_int("num_heads", 0);
+    spec.mask = node_.input(5);
+    spec.causal = node_.attr_int("unidirectional", 0) != 0;
+    const Value* input = node_.input(0);
+    const std::vector<std::int64_t> sizes = packed_sizes(node_);
+    if (input->rank() != 3 || !is_float(input->dtype()) || sizes.empty() || spec.heads < 1)
+      return fail("the widths of its projections are not known");
+    for (const std::int64_t size : sizes) {
+      if (size % spec.heads != 0) return fail("its heads do not divide its projections");
+    }
+    if (sizes[0] != sizes[1]) return fail("its queries and keys have other widths");
+    if (node_.input(6) != nullptr || node_.attr_int("past_present_share_buffer", 0) != 0)
+      return fail("it has a cache of fixed size");
+    if (node_.attr_int("do_rotary", 0) != 0) return fail("it rotates queries and keys");
+    const Value* padding = node_.input(3);
+    if (padding != nullptr && (padding->rank() != 2 || !is_integer(padding->dtype())))
+      return fail("its key padding mask is no [batch, keys]");
+    if (spec.mask != nullptr && spec.mask->dtype() != input->dtype()) return fail("the type of its mask is not known");
+    const double given = static_cast<double>(node_.attr_float("scale", 0));
+    spec.scale = given != 0 ? given : 1 / std::sqrt(static_cast<double>(sizes[0] / spec.heads));
+    return true;
   }
 
   bool multi_head(AttentionSpec& spec) {
@@ -129,17 +163,8 @@ Value* biased(ChainBuilder& build, Value* x, Value* bias, std::int64_t first, st
   return build.map("Add", {x, part});
 }
 
-// What MultiHeadAttention does before attention: projection biases, and padding as numbers that are added.
-void prepare(ChainBuilder& build, const Node& node, AttentionSpec& spec) {
-  if (Value* bias = node.input(3)) {
-    const std::int64_t width = known_dim(spec.q, 2);
-    spec.q = biased(build, spec.q, bias, 0, width);
-    if (spec.k->rank() == 3) {
-      spec.k = biased(build, spec.k, bias, width, 2 * width);
-      spec.v = biased(build, spec.v, bias, 2 * width, 2 * width + known_dim(spec.v, 2));
-    }
-  }
-  Value* padding = node.input(4);
+// Key padding, [batch, keys] with 0 where a key is hidden, as numbers that are added.
+void hide_padding(ChainBuilder& build, const Node& node, Value* padding, AttentionSpec& spec) {
   if (padding == nullptr) return;
   const DType dtype = spec.q->dtype();
   const auto& given = *padding->type().shape;
@@ -151,6 +176,61 @@ void prepare(ChainBuilder& build, const Node& node, AttentionSpec& spec) {
   spec.mask = spec.mask == nullptr ? numbers : build.map("Add", {spec.mask, numbers});
 }
 
+// What MultiHeadAttention does before attention: projection biases, and padding as numbers that are added.
+void prepare(ChainBuilder& build, const Node& node, AttentionSpec& spec) {
+  if (Value* bias = node.input(3)) {
+    const std::int64_t width = known_dim(spec.q, 2);
+    spec.q = biased(build, spec.q, bias, 0, width);
+    if (spec.k->rank() == 3) {
+      spec.k = biased(build, spec.k, bias, width, 2 * width);
+      spec.v = biased(build, spec.v, bias, 2 * width, 2 * width + known_dim(spec.v, 2));
+    }
+  }
+  hide_padding(build, node, node.input(4), spec);
+}
+
+// The Linear inside com.microsoft Attention, its columns apart, and the halves of its cache.
+void project(ChainBuilder& build, const Node& node, AttentionSpec& spec) {
+  Value* input = node.input(0);
+  const DType dtype = input->dtype();
+  const std::vector<std::int64_t> sizes = packed_sizes(node);
+  std::vector<Dim> shape = *input->type().shape;
+  shape[2] = Dim{sizes[0] + sizes[1] + sizes[2], "", ""};
+  Value* all = build.add("MatMul", {input, node.input(1)}, Type::tensor(dtype, shape));
+  if (node.input(2) != nullptr) all = build.map("Add", {all, node.input(2)});
+  std::int64_t first = 0;
+  Value** parts[] = {&spec.q, &spec.k, &spec.v};
+  for (std::size_t i = 0; i < 3; ++i) {
+    shape[2] = Dim{sizes[i], "", ""};
+    *parts[i] = build.add("Slice", {all, build.ints({first}), build.ints({first + sizes[i]}), build.ints({2})},
+                          Type::tensor(dtype, shape));
+    first += sizes[i];
+  }
+  if (Value* past = node.input(4)) {
+    const Type half =
+        past->rank() == 5
+            ? Type::tensor(dtype, std::vector<Dim>(past->type().shape->begin() + 1, past->type().shape->end()))
+            : Type::tensor(dtype, std::vector<Dim>(4));
+    spec.past_key = build.add("Gather", {past, build.constant(Tensor::scalar(std::int64_t{0}))}, half);
+    spec.past_value = build.add("Gather", {past, build.constant(Tensor::scalar(std::int64_t{1}))}, half);
+  }
+  hide_padding(build, node, node.input(3), spec);
+}
+
+// Keys and values as one, as com.microsoft Attention gives them.
+Value* stacked(ChainBuilder& build, Value* key, Value* value) {
+  const auto lifted = [&](Value* x) {
+    std::vector<Dim> shape = *x->type().shape;
+    shape.insert(shape.begin(), Dim{1, "", ""});
+    return build.add("Unsqueeze", {x, build.ints({0})}, Type::tensor(x->dtype(), shape));
+  };
+  std::vector<Dim> shape = *key->type().shape;
+  shape.insert(shape.begin(), Dim{2, "", ""});
+  std::vector<Attribute> axis;
+  axis.emplace_back("axis", std::int64_t{0});
+  return build.add("Concat", {lifted(key), lifted(value)}, Type::tensor(key->dtype(), shape), std::move(axis));
+}
+
 class ExpandAttention final : public Pass {
  public:
   explicit ExpandAttention(bool only_contrib) : only_contrib_(only_contrib) {}
@@ -158,18 +238,20 @@ class ExpandAttention final : public Pass {
   Result<bool> run(Graph& graph, PassContext& context) override {
     bool changed = false;
     for (Node* node : graph.nodes()) {
-      const bool contrib = node->is("MultiHeadAttention", kMicrosoft);
+      const bool packed = node->is("Attention", kMicrosoft);
+      const bool contrib = packed || node->is("MultiHeadAttention", kMicrosoft);
+      if (node->is("GroupQueryAttention", kMicrosoft)) context.skipped(node->label(), "it counts valid keys by itself");
       if (!contrib && (only_contrib_ || !node->is("Attention"))) continue;
       AttentionSpec spec;
       std::string why;
       Reader reader(*node, why);
       if (graph.opset() < 13) why = "its chain needs opset 13";
-      if (!why.empty() || !(contrib ? reader.multi_head(spec) : reader.standard(spec))) {
+      if (!why.empty() || !(packed ? reader.packed(spec) : contrib ? reader.multi_head(spec) : reader.standard(spec))) {
         context.skipped(node->label(), why);
         continue;
       }
       const std::string label = node->label();
-      expand(graph, *node, spec, contrib);
+      expand(graph, *node, spec);
       context.applied(label, "chain");
       changed = true;
     }
@@ -177,9 +259,11 @@ class ExpandAttention final : public Pass {
   }
 
  private:
-  static void expand(Graph& graph, Node& node, AttentionSpec& spec, bool contrib) {
+  static void expand(Graph& graph, Node& node, AttentionSpec& spec) {
     ChainBuilder build(graph, node);
-    if (contrib) prepare(build, node, spec);
+    const bool packed = node.is("Attention", kMicrosoft);
+    if (packed) project(build, node, spec);
+    if (node.is("MultiHeadAttention", kMicrosoft)) prepare(build, node, spec);
     const ExpandedAttention made = expand_attention(build, spec);
     // An input of the graph cannot be its output.
     const auto stand_in = [&](Value* output, Value* value) {
@@ -187,7 +271,11 @@ class ExpandAttention final : public Pass {
       const bool own = value != spec.k && value != spec.v;
       graph.replace_all_uses(*output, own ? *value : *build.map("Identity", {value}));
     };
-    stand_in(node.output(1), made.key);
+    if (packed && read(node.output(1))) {
+      graph.replace_all_uses(*node.output(1), *stacked(build, made.key, made.value));
+    } else {
+      stand_in(node.output(1), made.key);
+    }
     stand_in(node.output(2), made.value);
     stand_in(node.output(3), node.attr_int("qk_matmul_output_mode", 0) == 3 ? made.probabilities : made.scores);
     replace_and_erase(graph, node, *made.output);

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "tests/support/rewrite_test.h"
+#include "tests/passes/reparam/expect_operators.h"
 
 namespace onnxfold::test {
 namespace {
@@ -143,6 +143,85 @@ TEST(ExpandAttention, MultiHeadAttention) {
           kShapes + ", float[48] bias = {}, int64[1] i0 = {0}, int64[1] i16 = {16}, int64[1] i32 = {32}, int64[1] i48 "
                     "= {48}, int64[2] at = {1, 2}, float zero = {0}, float low = {-10000}",
           17));
+}
+// com.microsoft Attention holds the Linear of q, k and v: 4 heads of 4 on a stream of 8.
+std::string packed(const std::string& call, const std::string& inputs = "double[B, 3, 8] x",
+                   const std::string& outputs = "double[B, 3, 16] y", const std::string& type = "double") {
+  return "<ir_version: 9, opset_import: [\"\" : 17, \"com.microsoft\" : 1]> g (" + inputs + ") => (" + outputs + ") <" +
+         type + "[8, 48] w = {}, " + type + "[48] b = {}, " + type + "[8, 40] v = {}> { " + call + " }";
+}
+const std::string kPacked = "com.microsoft.Attention<num_heads = 4";
+const std::string kSplit = "Slice Slice Slice ",
+                  kSides = "Reshape Transpose Reshape Transpose Reshape Transpose Transpose Mul MatMul ";
+TEST(ExpandAttention, PackedWeights) {
+  const std::string pass = "expand-attention", end = "Softmax MatMul Transpose Reshape";
+  expect_operators(pass, packed("y = " + kPacked + ">(x, w)"), "MatMul " + kSplit + kSides + end);
+  expect_operators(pass, packed("y = " + kPacked + ", scale = 0.3>(x, w, b)"), "MatMul Add " + kSplit + kSides + end,
+                   {{"only-contrib", "true"}});
+  expect_operators(
+      pass,
+      packed("y = " + kPacked + ", qkv_hidden_sizes = [16, 16, 8]>(x, v)", "double[B, 3, 8] x", "double[B, 3, 8] y"),
+      "MatMul " + kSplit + kSides + end);
+  expect_operators(pass, packed("y = " + kPacked + ", unidirectional = 1>(x, w, b)"),
+                   "MatMul Add " + kSplit + kSides + "Where " + end);
+  expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, m)", "double[B, 3, 8] x, int32[B, 3] m"),
+                   "MatMul Add " + kSplit + "Cast Unsqueeze Where " + kSides + "Add " + end);
+  expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, , , s)", "double[B, 3, 8] x, double[1, 4, 3, 3] s"),
+                   "MatMul Add " + kSplit + kSides + "ReduceMax Greater Add Softmax Where MatMul Transpose Reshape");
+}
+TEST(ExpandAttention, PackedWeightsWithCache) {
+  const auto model = expect_operators(
+      "expand-attention",
+      packed("y, n = " + kPacked + ", unidirectional = 1>(x, w, b, , past)",
+             "double[2, 3, 8] x, double[2, 2, 4, 5, 4] past", "double[2, 3, 16] y, double[2, 2, 4, 8, 4] n"),
+      "MatMul Add " + kSplit +
+          "Gather Gather Reshape Transpose Reshape Transpose Concat Reshape Transpose Concat "
+          "Transpose Mul MatMul Where Softmax MatMul Transpose Reshape Unsqueeze Unsqueeze Concat");
+}
+TEST(ExpandAttention, LeavesPackedWeightsThatHaveNoChain) {
+  const auto kept = [](const std::string& call, const std::string& more = "") {
+    expect_unchanged("expand-attention", packed(call, "double[B, 3, 8] x" + more));
+  };
+  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[B] m");        // lengths
+  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[B, 3, 3] m");  // by query
+  kept("y = " + kPacked + ", do_rotary = 1>(x, w, b)");
+  kept("y = com.microsoft.Attention<num_heads = 3>(x, w, b)");
+}
+TEST(ExpandAttention, MultiHeadAttentionWithCache) {
+  expect_operators(
+      "expand-attention",
+      packed("y, k, v1 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, c, d, , , , pk, pv)",
+             "double[2, 3, 16] q, double[2, 3, 16] c, double[2, 3, 16] d, double[2, 4, 5, 4] pk, double[2, "
+             "4, 5, 4] pv",
+             "double[2, 3, 16] y, double[2, 4, 8, 4] k, double[2, 4, 8, 4] v1"),
+      "Reshape Transpose Reshape Transpose Concat Reshape Transpose Concat Transpose Mul MatMul Softmax "
+      "MatMul Transpose Reshape");
+}
+TEST(ExpandAttention, Halves) {
+  for (const std::string type : {"float16", "bfloat16"}) {
+    const auto net_of = [&](const std::string& call) {
+      return model_from_text("<ir_version: 11, opset_import: [\"\" : 23]> g (" + type + "[B, 4, 3, 4] q, " + type +
+                             "[B, 4, 5, 4] k, " + type + "[B, 4, 5, 4] v) => (" + type + "[B, 4, 3, 4] y) { " + call +
+                             " }");
+    };
+    const auto model = net_of("y = Attention(q, k, v)");
+    const DType half = model->graph().inputs().front()->dtype();
+    const auto chain = model->clone();
+    ASSERT_TRUE(*run_pass("expand-attention", *chain));
+    EXPECT_EQ(operators_of(chain->graph()), "Transpose Mul MatMul Softmax MatMul");
+    for (const Node* node : chain->graph().nodes()) EXPECT_EQ(node->output()->dtype(), half) << node->op_type();
+    EXPECT_EQ(difference(*model, *chain, Precision::kFloat64, 1e-12, 1), "");
+    const auto wide = net_of("y = Attention<softmax_precision = 1>(q, k, v)");
+    ASSERT_TRUE(*run_pass("expand-attention", *wide));
+    EXPECT_EQ(operators_of(wide->graph()), "Transpose Mul MatMul Cast Softmax Cast MatMul");
+    EXPECT_EQ(wide->graph().nodes_of("Softmax").front()->output()->dtype(), DType::kFloat32);
+    EXPECT_EQ(wide->graph().outputs().front()->dtype(), half);
+  }
+}
+TEST(ExpandAttention, LeavesGroupQueryAttention) {
+  expect_unchanged("expand-attention",
+                   packed("y = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>(q, c, d, , , n, t)",
+                          "double[1, 3, 16] q, double[1, 3, 8] c, double[1, 3, 8] d, int32[1] n, int32 t"));
 }
 TEST(ExpandAttention, UndoesFuseAttention) {
   const auto model = model_from_text(net("y = Attention<q_num_heads = 4, kv_num_heads = 2>(x, a, b)",

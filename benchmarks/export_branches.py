@@ -1,4 +1,5 @@
-"""Exports image models of timm with their training-time branches apart, and as timm itself merges them.
+"""Exports image models with their training-time branches apart: models of timm, also as timm itself merges them, and
+small networks of blocks that timm does not have (benchmarks/branch_blocks.py: dbb, acnet, replknet, unireplknet).
 
     python benchmarks/export_branches.py FOLDER [--image 96] [NAME...]
 
@@ -13,6 +14,7 @@ import warnings
 
 import timm
 import torch
+from branch_blocks import NETWORKS
 from timm.utils.model import reparameterize_model
 
 NAMES = ["repvgg_a0", "mobileone_s0", "repvit_m0_9", "fastvit_t8"]
@@ -20,7 +22,7 @@ NAMES = ["repvgg_a0", "mobileone_s0", "repvit_m0_9", "fastvit_t8"]
 
 def calibrated(name, image):
     torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False).train()
+    model = (NETWORKS[name]() if name in NETWORKS else timm.create_model(name, pretrained=False)).train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.3
@@ -36,11 +38,12 @@ def calibrated(name, image):
     return model.eval()
 
 
-def export(model, path, image):
+def export(model, path, image, batch=None):
+    """With a batch of any size, or of `batch` (TorchScript fixes it where DBB writes its borders)."""
     torch.onnx.export(
-        model, (torch.randn(2, 3, image, image),), str(path), input_names=["x"], output_names=["y"], opset_version=17,
+        model, (torch.randn(batch or 2, 3, image, image),), str(path), input_names=["x"], output_names=["y"], opset_version=17,
         dynamo=False, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE,
-        dynamic_axes={"x": {0: "N"}, "y": {0: "N"}})
+        dynamic_axes=None if batch else {"x": {0: "N"}, "y": {0: "N"}})
 
 
 def main():
@@ -53,7 +56,9 @@ def main():
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or NAMES:
         model = calibrated(name, arguments.image)
-        export(model, arguments.folder / f"{name}.onnx", arguments.image)
+        export(model, arguments.folder / f"{name}.onnx", arguments.image, batch=2 if name == "dbb" else None)
+        if name in NETWORKS:
+            continue
         export(reparameterize_model(model).eval(), arguments.folder / f"{name}.timm.onnx", arguments.image)
 
 

@@ -1,11 +1,12 @@
 """ONNX Runtime latency of models with parallel branches: as exported, after onnxsim, after onnxslim, after onnxfold.
 
-    python benchmarks/reparam.py [--runs N] [--threads 2] [--batch 2] [--image 96] MODEL.onnx...
+    python benchmarks/reparam.py [--runs N] [--threads 2] [--batch 2] [--image 96] [--executor 500] MODEL.onnx...
 
 Needs an interpreter with scripts/requirements-bench.txt, and build/release/cli/onnxfold. benchmarks/export_branches.py
 makes models; a file NAME.timm.onnx beside NAME.onnx is measured as well. The sessions take turns, one run each, in one process;
 the medians are printed with their ratio to onnxfold's, the nodes, and the largest difference from the original's
-outputs as a share of their range."""
+outputs as a share of their range. With --executor N also the seconds that onnxfold's own executor takes for N images
+with the original and the merged model (`onnxfold run`, whole processes in turns, the least of five)."""
 
 import argparse
 import collections
@@ -57,6 +58,23 @@ def feeds_of(session, arguments):
     return feeds
 
 
+def executor_seconds(paths, session, folder, arguments):
+    """{variant: seconds} of the reference executor, original and onnxfold's; empty unless asked for."""
+    if not arguments.executor or "onnxfold" not in paths:
+        return {}
+    images = argparse.Namespace(batch=arguments.executor, image=arguments.image)
+    np.savez(folder / "images.npz", **feeds_of(session, images))
+    seconds = collections.defaultdict(list)
+    for _ in range(5):
+        for name in ("original", "onnxfold"):
+            command = [ONNXFOLD, "run", paths[name], "--data", folder / "images.npz", "-o", folder / "out.npz", "-q",
+                       "--threads", arguments.threads, "--force"]
+            start = time.perf_counter()
+            subprocess.run([str(part) for part in command], check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(each) for name, each in seconds.items()}
+
+
 def measure(model, arguments):
     with tempfile.TemporaryDirectory() as folder:
         paths = variants(model, pathlib.Path(folder))
@@ -67,6 +85,7 @@ def measure(model, arguments):
                     for name, path in paths.items()}
         counts = {name: collections.Counter(node.op_type for node in onnx.load(path).graph.node)
                   for name, path in paths.items()}
+        executor = executor_seconds(paths, sessions["original"], pathlib.Path(folder), arguments)
     feeds = feeds_of(sessions["original"], arguments)
     samples = collections.defaultdict(list)
     outputs = {}
@@ -77,6 +96,9 @@ def measure(model, arguments):
             if i >= 5:
                 samples[name].append(1000 * (time.perf_counter() - start))
     print_rows(model, counts, {name: statistics.median(rows) for name, rows in samples.items()}, outputs)
+    if executor:
+        print(f"executor, {arguments.executor} images: {executor['original']:.3f} s before, {executor['onnxfold']:.3f} s after "
+              f"({executor['original'] / executor['onnxfold']:.2f}x)")
 
 
 def print_rows(model, counts, medians, outputs):
@@ -95,6 +117,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--image", type=int, default=96)
+    parser.add_argument("--executor", type=int, default=0, metavar="N")
     parser.add_argument("models", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
     for model in arguments.models:

@@ -29,6 +29,12 @@ TEST(MergeLinearChain, NumbersOfASmallOne) {
                  R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, S, 1] x) => (float[A, B, C] y)
       <float[1, 1] w = {50}, float[1] c = {110.5}> { p = MatMul(x, w) y = Add(p, c) })");
 }
+TEST(MergeLinearChain, BrainFloats) {  // {1, 2} times {3, 4} rows, by their bits
+  expect_rewrite(kPass, R"(<ir_version: 8, opset_import: ["": 17]> g (bfloat16[N, 1] x) => (bfloat16[A, B] y)
+      <bfloat16[1, 2] v = {16256, 16384}, bfloat16[2, 1] w = {16448, 16512}> { p = MatMul(x, v) y = MatMul(p, w) })",
+                 R"(<ir_version: 8, opset_import: ["": 17]> g (bfloat16[N, 1] x) => (bfloat16[A, B] y)
+      <bfloat16[1, 1] w = {16688}> { y = MatMul(x, w) })");
+}
 TEST(MergeLinearChain, WithAndWithoutBiases) {
   expect_merged("p = MatMul(x, v) y = MatMul(p, w)", kTwo, "MatMul");
   expect_merged("p = MatMul(x, v) q = Add(b, p) y = MatMul(q, w)", kTwo, "MatMul Add");

@@ -30,6 +30,13 @@ TEST(MergeLinearSum, NumbersOfASmallOne) {
                  R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, S, 2] x) => (float[A, B, C] y)
       <float[2, 2] w = {9, 18, 27, 36}, float[2] b = {5, 7}> { q = MatMul(x, w) y = Add(q, b) })");
 }
+TEST(MergeLinearSum, BrainFloats) {  // by their bits: {1, 2, 3, 4} + {1, 1, 1, 1}
+  expect_rewrite(kPass, R"(<ir_version: 8, opset_import: ["": 17]> g (bfloat16[N, 2] x) => (bfloat16[A, B] y)
+      <bfloat16[2, 2] v = {16256, 16384, 16448, 16512}, bfloat16[2, 2] w = {16256, 16256, 16256, 16256}> {
+      p = MatMul(x, v) q = MatMul(x, w) y = Add(p, q) })",
+                 R"(<ir_version: 8, opset_import: ["": 17]> g (bfloat16[N, 2] x) => (bfloat16[A, B] y)
+      <bfloat16[2, 2] v = {16384, 16448, 16512, 16544}> { y = MatMul(x, v) })");
+}
 TEST(MergeLinearSum, OppositesBecomeZero) {
   expect_rewrite(kPass, R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[A, B] y)
       <float[2, 1] v = {1.5, 2}, float[2, 1] w = {-1.5, -2}> { p = MatMul(x, v) q = MatMul(x, w) y = Add(p, q) })",

@@ -126,6 +126,15 @@ TEST(FoldNormAffine, HalfPrecision) {  // ONNX text states float16 by its bits
   expect_unchanged(kPass, text("{16384, 17408}", "{15360, 16384, 16896, 31571}"));  // 4 * 60000 is no float16
 }
 
+TEST(FoldNormAffine, BrainFloats) {  // by their bits: the upper half of a float32
+  const auto text = [](const std::string& gain, const std::string& weight) {
+    return R"(<ir_version: 8, opset_import: ["": 17]> g (bfloat16[N, 2] x) => (bfloat16[A, B] y) <bfloat16[2] g = )" +
+           gain + ", bfloat16[2, 2] w = " + weight + "> { n = LayerNormalization(x, g) y = MatMul(n, w) }";
+  };
+  expect_rewrite(kPass, text("{16384, 16512}", "{16256, 16384, 16448, 16544}"),  // {2, 4}, {1, 2, 3, 5}
+                 text("{16256, 16256}", "{16384, 16512, 16704, 16800}"));        // {1, 1}, {2, 4, 12, 20}
+}
+
 TEST(FoldNormAffine, KeepsWhatTheResidualReads) {
   expect_kept("n = LayerNormalization(x, g, c) p = MatMul(n, w) q = Add(p, b) y = Add(n, q)",
               kAffine + ", double[6, 6] w = {}, double[6] b = {}");

@@ -5,6 +5,7 @@
 
 #include "cli/progress.h"
 #include "cli/verbs.h"
+#include "converter/bct_table.h"
 
 namespace onnxfold::cli {
 
@@ -23,6 +24,26 @@ Result<Rendered> analyzed(const Arguments& arguments, const AnalyzeOptions& opti
   return Rendered{analysis_text(analysis), analysis_json(analysis)};
 }
 
+Result<int> analyze_bct(const Arguments& arguments, const Common& common) {
+  BctTableOptions options;
+  options.path = arguments.words()[0];
+  options.data = arguments.text("data");
+  options.calibration = arguments.text("calibration");
+  options.seed = common.seed;
+  OF_ASSIGN(options.max_samples, arguments.integer("samples", 0, 1));
+  OF_ASSIGN(const std::int64_t bits, arguments.integer("bits", 4, 2));
+  if (bits > 8) return fail(Code::kInvalidArgument, "--bits: blocks hold 2 to 8 bits");
+  options.bits = static_cast<int>(bits);
+  BctTable table;
+  {
+    Progress progress(common.quiet);
+    options.progress = [&](double done) { progress.update("measuring", done); };
+    OF_ASSIGN(table, measure_bct(options));
+  }
+  std::cout << bct_table_text(table);
+  return kDone;
+}
+
 }  // namespace
 
 Result<int> run_analyze(const Words& words) {
@@ -37,6 +58,9 @@ Result<int> run_analyze(const Words& words) {
   arguments.flag("hidden", "how many hidden neurons and channels carry the activity");
   arguments.flag("lut", "whether tables could take the place of products");
   arguments.flag("sensitivity", "what every weight costs at the outputs when it alone has 2, 4 or 8 bits");
+  arguments.flag("bct", "size and error of pass bct for blocks of 32 to 4096, with --bits N and --calibration F.npz");
+  arguments.value("bits", "N", "bits of constants for --bct (default 4)");
+  arguments.value("calibration", "F.npz", "for --bct: data to see ranges of intermediate results on");
   arguments.value("data", "D.npz", "data to measure on, labels or next tokens with it or not; else generated");
   arguments.value("samples", "N", "read at most N samples of the data");
   arguments.flag("json", "print JSON");
@@ -45,6 +69,7 @@ Result<int> run_analyze(const Words& words) {
   OF_ASSIGN(const bool go_on, arguments.parse(words));
   if (!go_on) return kDone;
   OF_ASSIGN(const Common common, common_of(arguments));
+  if (arguments.has("bct")) return analyze_bct(arguments, common);
   AnalyzeOptions options;
   options.path = arguments.words()[0];
   for (const char* name : {"paths", "attention", "linearity", "hidden", "lut"}) {

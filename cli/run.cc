@@ -21,7 +21,8 @@ std::vector<std::string> split_names(const std::string& text) {
   return names;
 }
 
-Result<std::map<std::string, Tensor>> run_file(const Arguments& arguments, const Common& common) {
+Result<std::map<std::string, Tensor>> run_file(const Arguments& arguments, const Common& common,
+                                               IntegerCounts& counts) {
   OF_ASSIGN(const std::unique_ptr<Model> model, load_model(arguments.words()[0]));
   ExecutorOptions options;
   if (arguments.has("float64")) options.precision = Precision::kFloat64;
@@ -32,7 +33,19 @@ Result<std::map<std::string, Tensor>> run_file(const Arguments& arguments, const
   OF_ASSIGN(const Dataset data,
             path.empty() ? generate_dataset(*model, common.seed) : load_dataset(*model, path, data_options));
   Progress progress(common.quiet);
+  if (arguments.has("integers")) {
+    if (arguments.has("float64")) return fail(Code::kInvalidArgument, "--integers and --float64 exclude each other");
+    return run_model_on_integers(*model, data, options.taps, counts,
+                                 [&](double done) { progress.update("running on integers", done); });
+  }
   return run_model(*model, data, options, [&](double done) { progress.update("running", done); });
+}
+
+std::string integer_text(const IntegerCounts& counts) {
+  std::string text =
+      fmt::format("{} nodes ran on integers; largest sum {} ({})\n", counts.integer, counts.largest_sum, counts.where);
+  for (const auto& [op, count] : counts.floats) text += fmt::format("on floats: {} {}\n", count, op);
+  return text;
 }
 
 }  // namespace
@@ -46,6 +59,7 @@ Result<int> run_run(const Words& words) {
   arguments.value("samples", "N", "use only the first N samples of the data");
   arguments.value("output,o", "OUT.npz", "where to write the outputs");
   arguments.flag("float64", "compute every floating value in double precision, and store doubles");
+  arguments.flag("integers", "compute models of pass bct with integers, and say what was computed with floats");
   arguments.value("taps", "A,B,...", "also store these inner values");
   arguments.flag("force,f", "overwrite the target");
   add_common(arguments);
@@ -58,12 +72,14 @@ Result<int> run_run(const Words& words) {
   if (std::filesystem::exists(target, ignored) && !arguments.has("force")) {
     return fail(Code::kInvalidArgument, fmt::format("'{}' exists; --force overwrites it", target));
   }
-  OF_ASSIGN(const auto arrays, run_file(arguments, common));
+  IntegerCounts counts;
+  OF_ASSIGN(const auto arrays, run_file(arguments, common, counts));
   OF_TRY(save_npz(target, arrays));
   if (common.quiet) return kDone;
   for (const auto& [name, tensor] : arrays) {
     std::cout << name << ": " << to_string(Type::tensor(tensor.dtype(), tensor.dims())) << "\n";
   }
+  if (arguments.has("integers")) std::cout << integer_text(counts);
   return kDone;
 }
 

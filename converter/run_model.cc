@@ -46,20 +46,7 @@ Result<Tensor> join(const std::vector<Tensor>& parts) {
   return Tensor::owned(parts.front().dtype(), std::move(dims), std::move(buffer));
 }
 
-}  // namespace
-
-Result<std::map<std::string, Tensor>> run_model(const Model& model, const Dataset& data, const ExecutorOptions& options,
-                                                const std::function<void(double done)>& progress) {
-  OF_ASSIGN(const std::unique_ptr<Executor> executor, Executor::create(model, options));
-  Parts parts;
-  for (std::size_t batch = 0; batch < data.batches.size(); ++batch) {
-    if (progress) progress(static_cast<double>(batch) / static_cast<double>(data.batches.size()));
-    OF_ASSIGN(const RunResult result, executor->run(data.batches[batch]));
-    for (std::size_t i = 0; i < result.outputs.size(); ++i) {
-      OF_TRY(keep(parts, model.graph().outputs()[i]->name(), result.outputs[i], options.precision));
-    }
-    for (const auto& [name, datum] : result.taps) OF_TRY(keep(parts, name, datum, options.precision));
-  }
+Result<std::map<std::string, Tensor>> joined(const Parts& parts) {
   std::map<std::string, Tensor> arrays;
   for (const auto& [name, list] : parts) {
     if (joinable(list)) {
@@ -71,6 +58,39 @@ Result<std::map<std::string, Tensor>> run_model(const Model& model, const Datase
     }
   }
   return arrays;
+}
+
+// `run` makes the results of one batch.
+Result<std::map<std::string, Tensor>> run_batches(const Model& model, const Dataset& data, Precision precision,
+                                                  const std::function<void(double done)>& progress,
+                                                  const std::function<Result<RunResult>(const Feeds&)>& run) {
+  Parts parts;
+  for (std::size_t batch = 0; batch < data.batches.size(); ++batch) {
+    if (progress) progress(static_cast<double>(batch) / static_cast<double>(data.batches.size()));
+    OF_ASSIGN(const RunResult result, run(data.batches[batch]));
+    for (std::size_t i = 0; i < result.outputs.size(); ++i) {
+      OF_TRY(keep(parts, model.graph().outputs()[i]->name(), result.outputs[i], precision));
+    }
+    for (const auto& [name, datum] : result.taps) OF_TRY(keep(parts, name, datum, precision));
+  }
+  return joined(parts);
+}
+
+}  // namespace
+
+Result<std::map<std::string, Tensor>> run_model(const Model& model, const Dataset& data, const ExecutorOptions& options,
+                                                const std::function<void(double done)>& progress) {
+  OF_ASSIGN(const std::unique_ptr<Executor> executor, Executor::create(model, options));
+  return run_batches(model, data, options.precision, progress,
+                     [&](const Feeds& feeds) { return executor->run(feeds); });
+}
+
+Result<std::map<std::string, Tensor>> run_model_on_integers(const Model& model, const Dataset& data,
+                                                            const std::vector<std::string>& taps, IntegerCounts& counts,
+                                                            const std::function<void(double done)>& progress) {
+  OF_ASSIGN(const std::unique_ptr<IntegerExecutor> executor, IntegerExecutor::create(model, taps));
+  return run_batches(model, data, Precision::kFloat32, progress,
+                     [&](const Feeds& feeds) { return executor->run(feeds, &counts); });
 }
 
 }  // namespace onnxfold

@@ -7,6 +7,7 @@
 
 #include "analysis/calibrate/dataset.h"
 #include "exec/executor.h"
+#include "exec/integer/integer_executor.h"
 
 namespace onnxfold {
 
@@ -14,5 +15,10 @@ namespace onnxfold {
 // batch i goes under "name.i". Errors: of the executor; unsupported for outputs that are no arrays.
 Result<std::map<std::string, Tensor>> run_model(const Model& model, const Dataset& data, const ExecutorOptions& options,
                                                 const std::function<void(double done)>& progress = nullptr);
+
+// The same on integers (exec/integer): models of pass bct.
+Result<std::map<std::string, Tensor>> run_model_on_integers(const Model& model, const Dataset& data,
+                                                            const std::vector<std::string>& taps, IntegerCounts& counts,
+                                                            const std::function<void(double done)>& progress = nullptr);
 
 }  // namespace onnxfold

@@ -33,6 +33,12 @@ std::int64_t fixed_code(std::int64_t mantissa, std::int32_t exponent, std::int32
 // [..., M, K] x [..., K, N] with broadcast leading axes: dot products of integers over runs of K in which neither
 // operand changes its exponent, then shifted to the smallest and added.
 std::optional<FixedArray> fixed_matmul(const FixedArray& a, const FixedArray& b, Peak& peak);
+// x [N, C, ...] with w [M, C / group, ...]; pads as ONNX writes them: all begins, then all ends.
+struct FixedConv {
+  Dims strides, dilations, pads;
+  std::int64_t group = 1;
+};
+std::optional<FixedArray> fixed_conv(const FixedArray& x, const FixedArray& w, const FixedConv& conv, Peak& peak);
 // The last two axes exchanged.
 FixedArray fixed_transpose(const FixedArray& x);
 

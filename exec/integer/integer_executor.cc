@@ -130,7 +130,8 @@ class Walk {
       frame_[static_cast<std::size_t>(slot)] = Cell{nullptr, std::move(floats_[static_cast<std::size_t>(slot)])};
     }
     std::fill(floats_.begin(), floats_.end(), Datum());
-    if (counted) ++counts_.floats[step.node->op_type()];
+    // Shapes are no numbers of the model.
+    if (counted && !step.node->is("Shape") && !step.node->is("Size")) ++counts_.floats[step.node->op_type()];
     release(step);
     return {};
   }

@@ -134,6 +134,26 @@ MaybeCell gemm(const Node& node, const std::vector<Cell>& cells, Peak& peak) {
   return fixed_cell(fixed_binary(FixedBinary::kAdd, *out, *c, peak));
 }
 
+MaybeCell convolution(const Node& node, const std::vector<Cell>& cells, Peak& peak) {
+  const auto x = fixed_of(cells[0]), w = fixed_of(cells[1]);
+  const std::string padding = node.attr_string("auto_pad", "NOTSET");
+  if (x == nullptr || w == nullptr || x->dims.size() < 3 || (padding != "NOTSET" && padding != "VALID")) return {};
+  const std::size_t spatial = x->dims.size() - 2;
+  FixedConv conv;
+  conv.strides = node.attr_ints("strides").value_or(Dims(spatial, 1));
+  conv.dilations = node.attr_ints("dilations").value_or(Dims(spatial, 1));
+  conv.pads = padding == "VALID" ? Dims(2 * spatial, 0) : node.attr_ints("pads").value_or(Dims(2 * spatial, 0));
+  conv.group = node.attr_int("group", 1);
+  if (conv.strides.size() != spatial || conv.dilations.size() != spatial || conv.pads.size() != 2 * spatial) return {};
+  auto out = fixed_conv(*x, *w, conv, peak);
+  if (!out || cells.size() < 3 || !cells[2].present()) return fixed_cell(std::move(out));
+  const auto bias = fixed_of(cells[2]);
+  if (bias == nullptr) return {};
+  FixedArray column = *bias;
+  column.dims.insert(column.dims.end(), spatial, 1);
+  return fixed_cell(fixed_binary(FixedBinary::kAdd, *out, column, peak));
+}
+
 // The one axis of a reduction; none when it reduces several.
 std::optional<std::int64_t> reduced_axis(const Node& node, const std::vector<Cell>& cells, std::size_t rank) {
   std::vector<std::int64_t> axes;
@@ -236,6 +256,7 @@ Result<std::optional<Cell>> integer_result(const Node& node, const std::vector<C
   if (node.is("QuantizeLinear")) return quantize(node, cells);
   if (node.is("DequantizeLinear")) return dequantize(node, cells);
   if (node.is("MatMul")) return product(cells, peak);
+  if (node.is("Conv")) return convolution(node, cells, peak);
   if (node.is("Gemm")) return gemm(node, cells, peak);
   if (any_of(node, {"ReduceSum", "ReduceMax"})) return reduce(node, cells, peak);
   if (cells.size() != 2) return MaybeCell();

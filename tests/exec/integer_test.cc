@@ -178,6 +178,32 @@ g (float[2, 6] x) => (float[2, 3] y)
   EXPECT_EQ(counts.where, model->graph().nodes_of("MatMul")[0]->label());
 }
 
+TEST(IntegerExecutor, ConvolutionsWithPaddingStridesAndGroups) {
+  const auto model = test::model_from_text(R"(
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2, 4, 7, 6] x) => (float[2, 6, 4, 3] y)
+<float s = {0.0625}, int8 z = {0}, int8[6, 2, 3, 2] w = {}, float ws = {0.25}, int32[6] b = {1, -2, 3, 4, -5, 6}, float bs = {0.5}>
+{
+  q = QuantizeLinear(x, s, z)
+  d = DequantizeLinear(q, s, z)
+  v = DequantizeLinear(w, ws)
+  c = DequantizeLinear(b, bs)
+  y = Conv <group = 2, pads = [1, 0, 1, 1], strides = [2, 2], dilations = [1, 1]> (d, v, c)
+})");
+  std::mt19937 random(5);
+  std::normal_distribution<float> draw;
+  std::vector<float> values(2 * 4 * 7 * 6);
+  for (float& value : values) value = draw(random);
+  const Feeds feeds{{"x", Datum(floats({2, 4, 7, 6}, values))}};
+  IntegerCounts counts;
+  const auto run = (*IntegerExecutor::create(*model))->run(feeds, &counts);
+  ASSERT_TRUE(run) << run.error().message;
+  const auto wanted = (*Executor::create(*model))->run(feeds);
+  ASSERT_TRUE(wanted) << wanted.error().message;
+  EXPECT_EQ(*to_doubles(run->outputs[0].array), *to_doubles(wanted->outputs[0].array));
+  EXPECT_TRUE(counts.floats.empty());
+}
+
 TEST(IntegerExecutor, ScalesThatAreNoPowersOfTwoStayFloat) {
   const auto model = test::model_from_text(R"(
 <ir_version: 10, opset_import: ["" : 21]>

@@ -207,4 +207,10 @@ Result<StoredConstant> store_in_blocks(BctWriter& writer, const BlockedConstant&
   return StoredConstant{value, shift_bytes(layout, format)};
 }
 
+std::int64_t stored_bytes(const BlockedConstant& constant, const ShiftFormat& format) {
+  const Tensor& tensor = *constant.value->constant();
+  if (tensor.size() < kDecodedFrom) return tensor.nbytes();
+  return shift_bytes(ShiftLayout::of(tensor.dims(), constant.axis, constant.joined, format.block), format);
+}
+
 }  // namespace onnxfold

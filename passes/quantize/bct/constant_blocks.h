@@ -37,4 +37,7 @@ struct StoredConstant {
 };
 Result<StoredConstant> store_in_blocks(BctWriter& writer, const BlockedConstant& constant, const ShiftFormat& format);
 
+// Bytes that it would need.
+std::int64_t stored_bytes(const BlockedConstant& constant, const ShiftFormat& format);
+
 }  // namespace onnxfold

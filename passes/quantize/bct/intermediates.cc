@@ -224,7 +224,8 @@ class Watcher {
       const auto found = sites.axis.find(value);
       if (found != sites.axis.end()) seen.axis = found->second;
       seen.channels = channels_of(*value, seen.axis);
-      seen.bits = read_by_tables.contains(value) ? std::min(options.function_bits, options.bits) : options.bits;
+      const bool narrow = options.function_bits > 0 && read_by_tables.contains(value);
+      seen.bits = narrow ? std::min(options.function_bits, options.bits) : options.bits;
       seen.largest.assign(static_cast<std::size_t>(seen.channels), 0);
       seen_[value->name()] = std::move(seen);
     }

@@ -140,7 +140,7 @@ g (float[2, 32] x) => (float[2, 32] y)
   y = Identity(n)
 })";
   Dataset data = normal_data("x", {2, 32});
-  const CalibratedRun run = run_calibrated("bct", text, &data);
+  const CalibratedRun run = run_calibrated("bct", text, &data, {{"activation-block", "32"}});
   ASSERT_TRUE(run.did());
   Array array(DType::kFloat32, {2, 32}, Precision::kFloat32);
   for (std::int64_t i = 0; i < array.size(); ++i) array.mutable_data<float>()[i] = i < 32 ? 0.75F : -1.5F;

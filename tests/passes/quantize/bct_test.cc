@@ -160,7 +160,7 @@ g (float[3, 40] x) => (float[3, 40] y)
   y = Neg(z)
 })";
   const Dataset data = normal_data("x", {3, 40});
-  const CalibratedRun run = run_calibrated("bct", text, &data);
+  const CalibratedRun run = run_calibrated("bct", text, &data, {{"activation-block", "64"}});
   // Nothing is stored in blocks; the softmax is a table all the same.
   ASSERT_TRUE(run.did());
   const auto y = first_output(*run.model, data);

@@ -227,5 +227,21 @@ TEST(TieLayers, SharedWeightsAndOutputsOfTheGraphStay) {
   EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat64, 1e-12), "");
 }
 
+// What layers share in floats they share in 4 bits.
+TEST(TieLayers, QuantizersStoreASharedWeightOnce) {
+  std::vector<std::int64_t> bytes;
+  for (const bool tied : {false, true}) {
+    const auto model = model_from_text(ffn_stack(4));
+    if (tied) {
+      ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"rank", "0"}}));
+    }
+    const auto changed = test::run_pass("rtn", *model, {{"block", "16"}, {"min-elements", "0"}});
+    ASSERT_TRUE(changed && *changed);
+    const auto unpacked = static_cast<std::int64_t>(8 + 4 * 16) * 4;  // gain and biases
+    bytes.push_back(weight_bytes(model->graph()) - unpacked);
+  }
+  EXPECT_LE(bytes[1], bytes[0] / 2 + 64);
+}
+
 }  // namespace
 }  // namespace onnxfold

@@ -99,6 +99,8 @@ void WeightRewriter::find_tied(const std::vector<WeightTarget>& targets) {
     if (target.use == WeightUse::kOther || target.format.float_zeros) continue;
     const bool fills = target.shape.cols % operator_block(target.format, target.shape.cols) == 0;
     if (!fills && !target.standard(options_)) continue;
+    // ONNX Runtime 1.32 cannot fold a Transpose of 2-bit codes at load, and then loads nothing.
+    if (target.standard(options_) && target.format.stored_bits() < 4) continue;
     (target.table() ? read[key_of(target)].first : read[key_of(target)].second) = true;
   }
   for (const auto& [key, how] : read) {

@@ -170,6 +170,12 @@ TEST(Rtn, TheTiedHeadBehindATranspose) {
   EXPECT_EQ(plain->graph().initializers().size(), 2U);
   EXPECT_EQ(plain->graph().nodes()[5]->input(1)->static_dims(), (Dims{32, 10}));
   EXPECT_TRUE(verify(*plain));
+  // Two bits stay apart: ONNX Runtime does not transpose them at load.
+  standard["bits"] = "2";
+  const auto narrow = quantized(tied, standard);
+  for (const Node* node : narrow->graph().nodes()) EXPECT_FALSE(node->is("Transpose"));
+  EXPECT_TRUE(verify(*narrow));
+  standard["bits"] = "4";
   // Tables and heads that are no transposes of each other stay apart.
   const auto apart = quantized(graph("(int64[3] i) => (float[3, 10] y)", "float[10, 32] t = {}, float[32, 10] w = {}",
                                      "e = Gather(t, i) y = MatMul(e, w)"),

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "converter/model_files.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/schema.h"
 
@@ -27,14 +28,7 @@ Result<Analysis> analyze(const AnalyzeOptions& options) {
   Analysis analysis;
   analysis.path = options.path;
   analysis.generated = options.data.empty();
-  Dataset data;
-  if (analysis.generated) {
-    OF_ASSIGN(data, generate_dataset(*model, options.seed));
-  } else {
-    DatasetOptions loading;
-    loading.max_samples = options.max_samples;
-    OF_ASSIGN(data, load_dataset(*model, options.data, loading));
-  }
+  OF_ASSIGN(const Dataset data, make_dataset(*model, options.data, options.seed, options.max_samples));
   analysis.data_origin = data.origin;
   for (const std::int64_t size : data.batch_sizes) analysis.samples += size;
   if (options.depth) {

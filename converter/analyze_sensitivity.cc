@@ -47,15 +47,10 @@ Result<SensitivityAnalysis> analyze_sensitivity(const AnalyzeOptions& options) {
   SensitivityAnalysis analysis;
   analysis.path = options.path;
   analysis.generated = options.data.empty();
-  Dataset data;
-  if (analysis.generated) {
-    OF_ASSIGN(data, generate_dataset(*model, options.seed));
-  } else {
-    DatasetOptions loading;
-    loading.batch_size = kBatch;
-    loading.max_samples = options.max_samples > 0 ? options.max_samples : kSamples;
-    OF_ASSIGN(data, load_dataset(*model, options.data, loading));
-  }
+  DatasetOptions loading;
+  loading.batch_size = kBatch;
+  loading.max_samples = options.max_samples > 0 ? options.max_samples : kSamples;
+  OF_ASSIGN(Dataset data, make_dataset(*model, options.data, options.seed, loading));
   data.targets.clear();
   analysis.data_origin = data.origin;
   for (const std::int64_t size : data.batch_sizes) analysis.samples += size;

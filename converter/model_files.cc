@@ -85,11 +85,15 @@ void stamp(Model& model, const std::string& recipe, const std::string& source_ha
 }
 
 Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
+                             const DatasetOptions& options) {
+  return data.empty() ? generate_dataset(model, seed) : load_dataset(model, data, options);
+}
+
+Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
                              std::int64_t max_samples) {
-  if (data.empty()) return generate_dataset(model, seed);
   DatasetOptions options;
   options.max_samples = max_samples;
-  return load_dataset(model, data, options);
+  return make_dataset(model, data, seed, options);
 }
 
 Result<Dataset> load_calibration(const Model& model, const std::string& path, const DatasetOptions& options) {

@@ -29,7 +29,10 @@ std::string failed_name(const std::string& target);
 // What was done, in the model's metadata. No time stamps, no paths: the same input and recipe give the same bytes.
 void stamp(Model& model, const std::string& recipe, const std::string& source_hash);
 
-// The data of --data, or seeded inputs when `data` is empty, in batches of 32. Errors: those of load_dataset.
+// The data of --data, or seeded inputs when `data` is empty. Errors: those of load_dataset.
+Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,
+                             const DatasetOptions& options);
+// The same in batches of 32.
 Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed, std::int64_t max_samples);
 
 // The data of --calibration. Errors: those of load_dataset, with the option in front.

@@ -1,7 +1,6 @@
 #include "exec/executor.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <unordered_set>
@@ -27,12 +26,6 @@ struct Executor::Plan {
 
 namespace {
 
-Status refuse_missing(const Planner& planner) {
-  if (planner.missing().empty()) return {};
-  return fail(Code::kUnsupported,
-              fmt::format("the executor has no kernel for: {}", fmt::join(planner.missing(), ", ")));
-}
-
 // Values that outer graphs hold and a folded node's subgraphs read: only constants can be had without running.
 Result<std::vector<Datum>> constant_captures(const GraphPlan& plan, const Node& node) {
   if (plan.captures.empty()) return std::vector<Datum>();
@@ -49,7 +42,7 @@ Result<std::unique_ptr<Executor>> Executor::create(const Model& model, ExecutorO
   auto plan = std::make_unique<Plan>(model, std::move(options));
   Planner planner(&model);
   OF_ASSIGN(plan->graph, planner.plan(model.graph()));
-  OF_TRY(refuse_missing(planner));
+  OF_TRY(planner.refuse_missing());
   for (const std::string& tap : plan->options.taps) {
     const Value* value = model.graph().find(tap);
     if (value == nullptr) return fail(Code::kInvalidArgument, fmt::format("there is no value \"{}\" to tap", tap));
@@ -101,7 +94,7 @@ Result<std::vector<Datum>> run_node(const Node& node, std::vector<Datum> inputs,
   const Model* model = node.graph()->model();
   Planner planner(model);
   OF_ASSIGN(const std::unique_ptr<GraphPlan> plan, planner.plan_single(node));
-  OF_TRY(refuse_missing(planner));
+  OF_TRY(planner.refuse_missing());
   OF_ASSIGN(std::vector<Datum> captured, constant_captures(*plan, node));
   for (Datum& input : inputs) input = in_precision(std::move(input), precision);
   inputs.resize(plan->inputs.size());

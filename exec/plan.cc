@@ -1,6 +1,7 @@
 #include "exec/plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -175,6 +176,11 @@ Result<std::unique_ptr<GraphPlan>> Planner::plan_single(const Node& node) {
   plan->outputs = step.outputs;
   plan->steps.push_back(std::move(step));
   return plan;
+}
+
+Status Planner::refuse_missing() const {
+  if (missing_.empty()) return {};
+  return fail(Code::kUnsupported, fmt::format("the executor has no kernel for: {}", fmt::join(missing_, ", ")));
 }
 
 }  // namespace onnxfold

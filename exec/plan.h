@@ -70,6 +70,8 @@ class Planner {
   Result<std::unique_ptr<GraphPlan>> plan_single(const Node& node);
   Result<std::unique_ptr<Expansion>> expand(const Function& function, const Node& call, int depth);
   const std::set<std::string>& missing() const { return missing_; }
+  // Errors: unsupported, with all that is missing.
+  Status refuse_missing() const;
 
  private:
   Result<Step> make_step(GraphPlan& plan, const Graph& graph, const Node& node, int depth);

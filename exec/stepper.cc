@@ -1,7 +1,6 @@
 #include "exec/stepper.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -109,10 +108,7 @@ Result<std::unique_ptr<Stepper>> Stepper::create(const Model& model, const std::
   auto state = std::make_unique<State>(model);
   Planner planner(&model);
   OF_ASSIGN(state->plan, planner.plan(model.graph()));
-  if (!planner.missing().empty()) {
-    return fail(Code::kUnsupported,
-                fmt::format("the executor has no kernel for: {}", fmt::join(planner.missing(), ", ")));
-  }
+  OF_TRY(planner.refuse_missing());
   const GraphPlan& plan = *state->plan;
   for (const Feeds& feeds : batches) {
     OF_ASSIGN(std::vector<Datum> inputs, collect_feeds(model.graph(), feeds, Precision::kFloat32));

@@ -33,4 +33,9 @@ std::optional<std::vector<std::int64_t>> int_constants(const Value* value) {
   return std::move(*numbers);
 }
 
+bool swaps_axes(const Node& transpose) {
+  const auto perm = transpose.attr_ints("perm");
+  return !perm || *perm == std::vector<std::int64_t>{1, 0};
+}
+
 }  // namespace onnxfold

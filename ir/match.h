@@ -21,4 +21,6 @@ const Tensor* constant(const Value* value);
 std::optional<double> scalar_constant(const Value* value);
 // Small integer constants (shapes, axes) in order; nullopt when not constant or not integers.
 std::optional<std::vector<std::int64_t>> int_constants(const Value* value);
+// Does a Transpose of a matrix swap its axes? REQUIRES rank 2.
+bool swaps_axes(const Node& transpose);
 }  // namespace onnxfold

@@ -442,6 +442,25 @@ void HeadGrowth::apply(Graph& graph) {
   }
 }
 
+std::string find_score_nodes(const Attention& attention, const std::vector<Node*>& passed,
+                             std::vector<Node*>& score_nodes) {
+  std::set<const Node*> others(passed.begin(), passed.end());
+  const auto leave_out = [&](const std::vector<Node*>& nodes) { others.insert(nodes.begin(), nodes.end()); };
+  others.insert(attention.context_product);
+  leave_out(attention.out->nodes());
+  for (const Projection* projection : {&attention.q, &attention.k, &attention.v}) {
+    leave_out(projection->nodes);
+    leave_out(projection->linear->nodes());
+  }
+  for (Node* node : attention.nodes) {
+    if (others.count(node) != 0) continue;
+    if (node->is("Reshape") || node->is("Squeeze") || node->is("Unsqueeze") || node->is("Expand"))
+      return node->label() + " reshapes the scores";
+    score_nodes.push_back(node);
+  }
+  return {};
+}
+
 bool closed_but_shapes(const Attention& attention) {
   std::vector<Node*> nodes = attention.nodes;
   for (const Node* node : attention.nodes) {

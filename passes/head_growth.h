@@ -90,6 +90,12 @@ class HeadGrowth {
   std::vector<std::pair<Node*, std::vector<std::size_t>>> shapes_kept_;  // Shape; its entries that grow
 };
 
+// The nodes of an attention between its products, `passed` and those of its projections and output left out: only
+// element-wise operators may stand there. Returns why it cannot be done, or nothing. REQUIRES that q, k and v come from
+// Linears.
+std::string find_score_nodes(const Attention& attention, const std::vector<Node*>& passed,
+                             std::vector<Node*>& score_nodes);
+
 // Does nothing outside of an attention read its inner values, but for their shapes?
 bool closed_but_shapes(const Attention& attention);
 

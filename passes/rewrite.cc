@@ -78,6 +78,15 @@ bool is_variant_of(const std::string& name, const std::string& wanted) {
 
 }  // namespace
 
+Value* insert_transpose(Graph& graph, const Node& before, Value& matrix) {
+  const Dims dims = *matrix.static_dims();
+  NodeSpec spec{
+      "Transpose", {&matrix}, {{matrix.name() + "_transposed", Type::tensor(matrix.dtype(), {dims[1], dims[0]})}},
+      {},          "",        ""};
+  spec.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
+  return graph.insert(std::move(spec), &before)->output();
+}
+
 bool replace_and_erase(Graph& graph, Node& node, Value& replacement) {
   Value& output = *node.output(0);
   const std::string freed = output.name();

@@ -16,6 +16,8 @@ void erase_with_dead_inputs(Graph& graph, Node& node);
 void erase_if_unused(Graph& graph, Value& value);
 // Adds an initializer next to its kind; `hint` is made unique.
 Value* add_constant(Graph& graph, Tensor tensor, std::string_view hint);
+// The transpose of a matrix of known shape, made in front of `before`.
+Value* insert_transpose(Graph& graph, const Node& before, Value& matrix);
 // Makes `replacement` stand for output 0 of `node` and erases the node. When the public name forbids it (an input or
 // initializer would have to become a graph output), inserts an Identity instead or, if `node` is already one, returns
 // false. REQUIRES: the other outputs of `node` are unused.

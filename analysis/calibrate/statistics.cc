@@ -113,6 +113,17 @@ std::vector<double> Moments::mean() const {
   return result;
 }
 
+Matrix gram_with_ones(const ValueStatistics& statistics) {
+  const std::int64_t n = statistics.gram.rows;
+  Matrix wider(n + 1, n + 1);
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) wider.at(i, j) = statistics.gram.at(i, j);
+    wider.at(i, n) = wider.at(n, i) = statistics.moments.sum[static_cast<std::size_t>(i)];
+  }
+  wider.at(n, n) = static_cast<double>(statistics.moments.rows);
+  return wider;
+}
+
 void add_gram(Matrix& gram, const Matrix& x, const Matrix& y) {
   if (gram.empty()) gram = Matrix(x.cols, y.cols);
   gemm(x.cols, y.cols, x.rows, 1.0, x.data.data(), x.cols, true, y.data.data(), y.cols, false, 1.0, gram.data.data(),

@@ -57,6 +57,8 @@ struct ValueStatistics {
   Moments moments;
   Matrix gram;  // X'X [channels, channels]; empty when it was not asked for
 };
+// The Gram matrix of X with a column of ones behind it, the input of a weight with its bias as last row.
+Matrix gram_with_ones(const ValueStatistics& statistics);
 // Errors: see for_each_batch.
 Result<std::map<std::string, ValueStatistics>> collect_statistics(const Model& model, const Dataset& data,
                                                                   const std::vector<std::string>& values,

@@ -13,8 +13,7 @@ bool find_weight(Value* value, Linear& linear) {
   if (value == nullptr) return false;
   Node* transpose = value->producer();
   if (constant(value) == nullptr && transpose != nullptr && transpose->is("Transpose")) {
-    const auto perm = transpose->attr_ints("perm");
-    if (perm && *perm != std::vector<std::int64_t>{1, 0}) return false;
+    if (!swaps_axes(*transpose)) return false;
     linear.weight_transpose = transpose;
     linear.stored_out_in = true;
     value = behind_identity(transpose->input(0));

@@ -1,7 +1,6 @@
 #include "exec/integer/integer_executor.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <set>
@@ -172,10 +171,7 @@ Result<std::unique_ptr<IntegerExecutor>> IntegerExecutor::create(const Model& mo
   auto state = std::make_unique<State>(model);
   Planner planner(&model);
   OF_ASSIGN(state->plan, planner.plan(model.graph()));
-  if (!planner.missing().empty()) {
-    return fail(Code::kUnsupported,
-                fmt::format("the executor has no kernel for: {}", fmt::join(planner.missing(), ", ")));
-  }
+  OF_TRY(planner.refuse_missing());
   for (std::string& tap : taps) {
     if (model.graph().find(tap) == nullptr) {
       return fail(Code::kInvalidArgument, fmt::format("there is no value \"{}\" to tap", tap));

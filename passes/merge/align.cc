@@ -11,7 +11,6 @@
 #include "passes/merge/alignment.h"
 #include "passes/merge/candidate.h"
 #include "passes/merge/method.h"
-#include "passes/merge/weights.h"
 
 namespace onnxfold {
 namespace {
@@ -53,11 +52,7 @@ class Align {
       made.aligned.push_back(std::move(aligned->model));
       for (MergeLayer& layer : aligned->layers) made.layers.push_back(std::move(layer));
     }
-    std::vector<const Model*> parents;
-    for (const auto& model : made.aligned) parents.push_back(model.get());
-    parents.push_back(&anchor);
-    OF_ASSIGN(made.merged, merge_weights(parents, nullptr, {average, input_.weights, {}, {}, 0}));
-    OF_TRY(repair_candidate(made, parents, input_, options_));
+    OF_TRY(average_and_repair(made, input_, options_));
     return made;
   }
 

@@ -7,9 +7,12 @@
 #include "analysis/compare/ensemble.h"
 #include "passes/merge/augment.h"
 #include "passes/merge/repair.h"
+#include "passes/merge/weights.h"
 
 namespace onnxfold {
+namespace {
 
+// `parents` are in one basis, the anchor last.
 Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& parents, const WholeMergeInput& input,
                         const PassOptions& options) {
   if (input.calibration == nullptr) return {};
@@ -28,6 +31,16 @@ Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& p
   OF_ASSIGN(const int fitted, run(*candidate.merged, parents, data, repair));
   candidate.name += fmt::format(", {} Linears repaired ({})", fitted, kind);
   return {};
+}
+
+}  // namespace
+
+Status average_and_repair(Candidate& candidate, const WholeMergeInput& input, const PassOptions& options) {
+  std::vector<const Model*> parents;
+  for (const auto& model : candidate.aligned) parents.push_back(model.get());
+  parents.push_back(input.parents.back().get());
+  OF_ASSIGN(candidate.merged, merge_weights(parents, nullptr, {average, input.weights, {}, {}, 0}));
+  return repair_candidate(candidate, parents, input, options);
 }
 
 Status take_best(std::vector<Candidate>& candidates, const WholeMergeInput& input, WholeMerge& result) {

@@ -17,10 +17,9 @@ struct Candidate {
   std::vector<MergeLayer> layers;
 };
 
-// Repairs the merged model by the options `repair`, `damping`, `target` and `rounds`; `parents` are in one basis, the
-// anchor last. Nothing without calibration data.
-Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& parents, const WholeMergeInput& input,
-                        const PassOptions& options);
+// Averages what is aligned and the anchor (the last parent), then repairs that by the options `repair`, `damping`,
+// `target`, `rounds` and `augment`: nothing without calibration data.
+Status average_and_repair(Candidate& candidate, const WholeMergeInput& input, const PassOptions& options);
 // Moves the best of the candidates into `result` and notes how all of them did. REQUIRES calibration data when there
 // are several.
 Status take_best(std::vector<Candidate>& candidates, const WholeMergeInput& input, WholeMerge& result);

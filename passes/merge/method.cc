@@ -22,16 +22,23 @@ constexpr std::array kDare = {
     OptionSpec{"normalize", OptionType::kBool, "false", "divide by the sum of the models' weights"},
 };
 
+// Of the repair, for every method that has one.
+constexpr OptionSpec kDamping{"damping", OptionType::kFloat, "0.001",
+                              "of the repair, toward the averaged weights; 0: by holding out half", "0..1"};
+constexpr OptionSpec kTarget{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
+                             "stream|output"};
+constexpr OptionSpec kRounds{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"};
+constexpr OptionSpec kAugment{"augment", OptionType::kChoice, "none",
+                              "more data to repair with: move makes nine of every image, moved by a pixel",
+                              "none|move"};
+
 constexpr std::array kAlign = {
     OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data",
                "ridge|regmean|stats|none"},
-    OptionSpec{"damping", OptionType::kFloat, "0.001",
-               "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
-    OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
-               "stream|output"},
-    OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
-    OptionSpec{"augment", OptionType::kChoice, "none",
-               "more data to repair with: move makes nine of every image, moved by a pixel", "none|move"},
+    kDamping,
+    kTarget,
+    kRounds,
+    kAugment,
     OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
 };
 
@@ -52,13 +59,10 @@ constexpr std::array kOt = {
     OptionSpec{"heads", OptionType::kChoice, "cross", "may weight move between heads?", "cross|apart"},
     OptionSpec{"repair", OptionType::kChoice, "none", "closed-form repair of the average, with data",
                "ridge|regmean|stats|none"},
-    OptionSpec{"damping", OptionType::kFloat, "0.001",
-               "of the repair, toward the averaged weights; 0: by holding out half", "0..1"},
-    OptionSpec{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
-               "stream|output"},
-    OptionSpec{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"},
-    OptionSpec{"augment", OptionType::kChoice, "none",
-               "more data to repair with: move makes nine of every image, moved by a pixel", "none|move"},
+    kDamping,
+    kTarget,
+    kRounds,
+    kAugment,
 };
 
 const std::array kMethods = {

@@ -5,7 +5,6 @@
 #include "passes/merge/candidate.h"
 #include "passes/merge/method.h"
 #include "passes/merge/transport_flow.h"
-#include "passes/merge/weights.h"
 
 namespace onnxfold {
 namespace {
@@ -83,11 +82,7 @@ class Transport {
       for (std::string& note : moved->notes) result_.notes.push_back(std::move(note));
     }
     noted_ = true;
-    std::vector<const Model*> parents;
-    for (const auto& model : made.aligned) parents.push_back(model.get());
-    parents.push_back(&anchor);
-    OF_ASSIGN(made.merged, merge_weights(parents, nullptr, {average, input_.weights, {}, {}, 0}));
-    OF_TRY(repair_candidate(made, parents, input_, options_));
+    OF_TRY(average_and_repair(made, input_, options_));
     return made;
   }
 

@@ -109,15 +109,7 @@ class Dequantize final : public Pass {
                                  plain_name(codes->name()));
     const Value& output = *node.output();
     if (tied) {
-      const Dims& dims = weight.tensor.dims();
-      NodeSpec turn{"Transpose",
-                    {float_weight},
-                    {{float_weight->name() + "_transposed", Type::tensor(weight.tensor.dtype(), {dims[1], dims[0]})}},
-                    {},
-                    "",
-                    ""};
-      turn.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
-      float_weight = graph.insert(std::move(turn), &node)->output();
+      float_weight = insert_transpose(graph, node, *float_weight);
     }
     NodeSpec spec{"MatMul", {node.input(0), float_weight}, {{output.name(), output.type()}}, {}, "", node.name};
     Node* made = graph.insert(std::move(spec), &node);
@@ -163,15 +155,7 @@ class Dequantize final : public Pass {
     if (turned == nullptr) {
       replace_and_erase(graph, node, *made);
     } else {
-      const Dims& dims = weight.tensor.dims();
-      NodeSpec spec{"Transpose",
-                    {made},
-                    {{made->name() + "_transposed", Type::tensor(weight.tensor.dtype(), {dims[1], dims[0]})}},
-                    {},
-                    "",
-                    ""};
-      spec.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
-      Value* result = graph.insert(std::move(spec), &node)->output();
+      Value* result = insert_transpose(graph, node, *made);
       graph.erase(node);
       replace_and_erase(graph, *turned, *result);
     }
@@ -182,9 +166,8 @@ class Dequantize final : public Pass {
   // The matrix of codes behind a Transpose: a product reads a table's codes that way.
   static Value* behind_transpose(Value* value) {
     const Node* node = value != nullptr ? value->producer() : nullptr;
-    if (node == nullptr || !node->is("Transpose") || value->rank() != 2) return nullptr;
-    const auto perm = node->attr_ints("perm");
-    return !perm || *perm == std::vector<std::int64_t>{1, 0} ? node->input(0) : nullptr;
+    const bool turns = node != nullptr && node->is("Transpose") && value->rank() == 2 && swaps_axes(*node);
+    return turns ? node->input(0) : nullptr;
   }
   static Value* turned_codes(const Node& node) {
     Value* codes = behind_transpose(node.input(0));

@@ -179,20 +179,6 @@ void WeightRewriter::emit_gather(Graph& graph, const WeightTarget& target, const
   replace_and_erase(graph, node, *made->output());
 }
 
-namespace {
-
-// Runtimes fold it at load. What there is one of for each row stays.
-Value* transposed_part(Graph& graph, const Node& before, Value& part) {
-  if (part.rank() != 2) return &part;
-  const Dims dims = *part.static_dims();
-  NodeSpec turn{"Transpose", {&part}, {{part.name() + "_transposed", Type::tensor(part.dtype(), {dims[1], dims[0]})}},
-                {},          "",      ""};
-  turn.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
-  return graph.insert(std::move(turn), &before)->output();
-}
-
-}  // namespace
-
 void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, const WeightParts& parts) const {
   Node& node = *target.node;
   const std::int64_t rows = target.shape.rows, cols = target.shape.cols;
@@ -202,7 +188,9 @@ void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, con
   std::vector<Value*> inputs = {parts.codes, parts.scales};
   if (parts.zeros != nullptr) inputs.push_back(parts.zeros);
   if (product && tied_.contains(key_of(target))) {
-    for (Value*& part : inputs) part = transposed_part(graph, node, *part);
+    for (Value*& part : inputs) {  // runtimes fold it at load; what there is one of for each row stays
+      if (part->rank() == 2) part = insert_transpose(graph, node, *part);
+    }
   }
   NodeSpec spec{"DequantizeLinear", std::move(inputs), {{name, Type::tensor(target.scale_type(), dims)}}, {}, "", ""};
   const std::int64_t blocks_along = product ? 0 : target.table() ? 1 : target.axis;

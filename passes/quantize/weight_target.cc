@@ -21,11 +21,6 @@ struct Source {
   bool transposed = false;
 };
 
-bool swaps_axes(const Node& transpose) {
-  const auto perm = transpose.attr_ints("perm");
-  return !perm || *perm == std::vector<std::int64_t>{1, 0};
-}
-
 Source source_of(Value* value) {
   Source source;
   while (value != nullptr) {

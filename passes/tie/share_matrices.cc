@@ -156,14 +156,9 @@ class Sharing {
   }
 
   static Value* transposed_table(Graph& graph, const Node& before, Value& table) {
-    const Dims& dims = table.constant()->dims();
-    NodeSpec spec;
-    spec.op_type = "Transpose";
-    spec.inputs = {&table};
-    spec.outputs.push_back({table.name() + "_transposed", Type::tensor(table.dtype(), Dims{dims[1], dims[0]}), false});
-    spec.attributes.emplace_back("perm", std::vector<std::int64_t>{1, 0});
-    spec.name = table.name() + "_transposed";
-    return graph.insert(std::move(spec), &before)->output();
+    Value* made = insert_transpose(graph, before, table);
+    made->producer()->name = table.name() + "_transposed";
+    return made;
   }
 
   bool all_;

@@ -12,11 +12,6 @@ namespace {
 
 bool looks_up(const Use& use) { return use.node != nullptr && use.node->is("Gather") && use.index == 0; }
 
-bool swaps(const Node& node) {
-  const auto perm = node.attr_ints("perm");
-  return !perm || *perm == std::vector<std::int64_t>{1, 0};
-}
-
 // [columns, rows], made when it is read.
 Tensor transposed(const Tensor& table) {
   const Dims dims{table.dims()[1], table.dims()[0]};
@@ -59,7 +54,7 @@ class Untie final : public Pass {
       if (use.index == 1 && (use.node->is("MatMul") || use.node->is("Gemm"))) {
         if (plain == nullptr) plain = add_constant(graph, tensor, table.name() + "_head");
         graph.set_input(*use.node, 1, plain);
-      } else if (use.node->is("Transpose") && swaps(*use.node)) {
+      } else if (use.node->is("Transpose") && swaps_axes(*use.node)) {
         Value* head = add_constant(graph, transposed(tensor), table.name() + "_head");
         if (!replace_and_erase(graph, *use.node, *head)) continue;
       } else {

@@ -1,16 +1,14 @@
 // After all weights of a model were changed: Linears solved anew front to back, kept when the model does better.
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include "analysis/calibrate/dataset.h"
 #include "ir/model.h"
+#include "passes/pass.h"
 
 namespace onnxfold {
 
-// Refits the Linears of `student` towards `teacher` on the data (analysis/heal/stream_refit.h) and keeps that when the
-// damage on the data is less. Returns what happened, for the report. Errors: the executor's and solver's.
-Result<std::string> refit_front_to_back(Model& student, const Model& teacher, const Dataset& data, bool refit);
+// Makes the student, a changed clone, the graph of the context's model. With calibration data its Linears are first
+// refitted towards the model as it was (analysis/heal/stream_refit.h), which is kept when the damage on the data is
+// less; what happened is noted. Errors: the executor's and solver's.
+Status adopt_refitted(PassContext& context, Model& student, bool refit);
 
 }  // namespace onnxfold

@@ -14,10 +14,6 @@ namespace {
 
 bool is_packed_operator(const Attention& attention) { return attention.packed_weight != nullptr; }
 
-void append(std::vector<Node*>& to, const std::vector<Node*>& nodes) {
-  to.insert(to.end(), nodes.begin(), nodes.end());
-}
-
 // Elements of a constant along its last axis.
 Result<Tensor> last_axis_at(const Tensor& tensor, const std::vector<std::int64_t>& kept) {
   OF_ASSIGN(const std::vector<double> numbers, to_doubles(tensor));
@@ -155,19 +151,7 @@ std::string HeadPruner::plan_scores() {
   };
   if (!plain(a.score_product) || !plain(a.context_product)) return "its products are no MatMul";
   if (head_axis_ < 3) return "its heads are not before positions";
-  std::vector<Node*> others = passed_;
-  others.push_back(a.context_product);
-  append(others, a.out->nodes());
-  for (const Projection* p : projections()) {
-    append(others, p->nodes);
-    append(others, p->linear->nodes());
-  }
-  for (Node* node : a.nodes) {
-    if (std::find(others.begin(), others.end(), node) != others.end()) continue;
-    if (node->is("Reshape") || node->is("Squeeze") || node->is("Unsqueeze") || node->is("Expand"))
-      return node->label() + " reshapes the scores";
-    score_nodes_.push_back(node);
-  }
+  if (std::string why = find_score_nodes(a, passed_, score_nodes_); !why.empty()) return why;
   for (Node* node : score_nodes_) {
     for (Value* output : node->outputs()) {
       if (output == nullptr || output->uses().empty()) continue;

@@ -97,9 +97,7 @@ class LowRankPass final : public Pass {
     if (data == nullptr) return apply(graph, targets, ranks, context);
     const std::unique_ptr<Model> student = context.model().clone();
     OF_TRY(apply(student->graph(), targets, ranks, context));
-    OF_ASSIGN(const std::string text, refit_front_to_back(*student, context.model(), *data, refit_));
-    context.note("", text);
-    context.model().adopt_graph(*student);
+    OF_TRY(adopt_refitted(context, *student, refit_));
     return true;
   }
 

@@ -74,12 +74,7 @@ class PruneHeads final : public Pass {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (gone[i] > 0) OF_TRY(prune(student->graph(), layers[i], gone[i], context));
     }
-    student->graph().purge();
-    if (context.calibration != nullptr) {
-      OF_ASSIGN(const std::string text, refit_front_to_back(*student, context.model(), *context.calibration, refit_));
-      context.note("", text);
-    }
-    context.model().adopt_graph(*student);
+    OF_TRY(adopt_refitted(context, *student, refit_));
     return true;
   }
 
@@ -185,16 +180,7 @@ class PruneHeads final : public Pass {
 
   // A bias is one more row of the weight, read by a column of ones.
   static void add_moments(Layer& layer, const ValueStatistics& statistics) {
-    const std::int64_t n = statistics.gram.rows;
-    layer.gram = statistics.gram;
-    if (layer.out.rows == n) return;
-    Matrix wider(n + 1, n + 1);
-    for (std::int64_t i = 0; i < n; ++i) {
-      for (std::int64_t j = 0; j < n; ++j) wider.at(i, j) = statistics.gram.at(i, j);
-      wider.at(i, n) = wider.at(n, i) = statistics.moments.sum[static_cast<std::size_t>(i)];
-    }
-    wider.at(n, n) = static_cast<double>(statistics.moments.rows);
-    layer.gram = std::move(wider);
+    layer.gram = layer.out.rows == statistics.gram.rows ? statistics.gram : gram_with_ones(statistics);
   }
 
   // Magnitude: what the value columns and the output rows of a head weigh.

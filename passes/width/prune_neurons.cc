@@ -111,12 +111,7 @@ class PruneNeurons final : public Pass {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (gone[i] > 0) OF_TRY(narrow(student->graph(), layers[i], gone[i], context));
     }
-    student->graph().purge();
-    if (context.calibration != nullptr) {
-      OF_ASSIGN(const std::string text, refit_front_to_back(*student, context.model(), *context.calibration, refit_));
-      context.note("", text);
-    }
-    context.model().adopt_graph(*student);
+    OF_TRY(adopt_refitted(context, *student, refit_));
     return true;
   }
 
@@ -149,16 +144,7 @@ class PruneNeurons final : public Pass {
 
   static Status add_moments(Layer& layer, const ValueStatistics& statistics) {
     OF_ASSIGN(layer.down, stacked_weight(layer.parts.down));
-    layer.gram = statistics.gram;
-    if (layer.parts.down.bias == nullptr) return {};
-    const std::int64_t n = layer.gram.rows;
-    Matrix wider(n + 1, n + 1);
-    for (std::int64_t i = 0; i < n; ++i) {
-      for (std::int64_t j = 0; j < n; ++j) wider.at(i, j) = layer.gram.at(i, j);
-      wider.at(i, n) = wider.at(n, i) = statistics.moments.sum[static_cast<std::size_t>(i)];
-    }
-    wider.at(n, n) = static_cast<double>(statistics.moments.rows);
-    layer.gram = std::move(wider);
+    layer.gram = layer.parts.down.bias == nullptr ? statistics.gram : gram_with_ones(statistics);
     return {};
   }
 

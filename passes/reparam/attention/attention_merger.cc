@@ -10,10 +10,6 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-void append(std::vector<Node*>& to, const std::vector<Node*>& nodes) {
-  to.insert(to.end(), nodes.begin(), nodes.end());
-}
-
 void set_columns(Value& value, std::int64_t columns) {
   Type type = value.type();
   if (!type.shape || type.shape->empty()) return;
@@ -122,21 +118,8 @@ std::string AttentionMerger::check_bijection(const Shared& shared) const {
 
 // Between the products only element-wise operators may stand, and masks may not tell heads apart.
 std::string AttentionMerger::plan_scores() {
-  const Attention& a = host_.attention;
   if (head_axis_ < 3) return "its heads are not before positions";
-  std::vector<Node*> others = passed_;
-  others.push_back(a.context_product);
-  append(others, a.out->nodes());
-  for (const Projection* p : host_.projections()) {
-    append(others, p->nodes);
-    append(others, p->linear->nodes());
-  }
-  for (Node* node : a.nodes) {
-    if (std::find(others.begin(), others.end(), node) != others.end()) continue;
-    if (node->is("Reshape") || node->is("Squeeze") || node->is("Unsqueeze") || node->is("Expand"))
-      return node->label() + " reshapes the scores";
-    score_nodes_.push_back(node);
-  }
+  if (std::string why = find_score_nodes(host_.attention, passed_, score_nodes_); !why.empty()) return why;
   return check_masks(head_axis_, head_axis_);
 }
 

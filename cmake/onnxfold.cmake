@@ -39,6 +39,8 @@ endfunction()
 
 add_library(onnxfold_build_flags INTERFACE)
 target_compile_options(onnxfold_build_flags INTERFACE $<BUILD_INTERFACE:${ONNXFOLD_WARNINGS}>)
+# A product and a sum become one operation only where the source says so (MulAdd): else what is inlined where decides bits.
+target_compile_options(onnxfold_build_flags INTERFACE $<BUILD_INTERFACE:-ffp-contract=off>)
 if(ONNXFOLD_SANITIZE)
   target_compile_options(onnxfold_build_flags INTERFACE
     -fsanitize=${ONNXFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer

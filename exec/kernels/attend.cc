@@ -6,6 +6,7 @@
 
 #include "exec/gemm.h"
 #include "exec/parallel.h"
+#include "exec/vector_math.h"
 
 namespace onnxfold {
 namespace {
@@ -32,13 +33,14 @@ void add_bias(const Attention<T>& a, std::int64_t b, std::int64_t h, std::int64_
 }
 
 template <typename T>
-void softmax_row(T* row, std::int64_t n) {
+void normalize_row(T* row, std::int64_t n) {
   T largest = -std::numeric_limits<T>::infinity();
   for (std::int64_t j = 0; j < n; ++j) largest = std::max(largest, row[j]);
   if (largest == -std::numeric_limits<T>::infinity()) {
     std::fill_n(row, n, T{0});  // nothing is visible
     return;
   }
+  if constexpr (std::is_same_v<T, float>) return softmax_row(row, row, n);
   double sum = 0;
   for (std::int64_t j = 0; j < n; ++j) {
     row[j] = std::exp(row[j] - largest);
@@ -71,7 +73,7 @@ void attend_block(const Attention<T>& a, std::int64_t b, std::int64_t h, std::in
     keep(1, i);
     add_bias(a, b, h, first + i, row);
     keep(2, i);
-    softmax_row(row, a.keys);
+    normalize_row(row, a.keys);
     keep(3, i);
   }
   gemm(rows, a.value_width, a.keys, T{1}, scores.data(), a.keys, false, v, a.v_rows.row_stride, false, T{0}, out,

@@ -6,6 +6,8 @@
 #include "exec/broadcast.h"
 #include "exec/dispatch.h"
 #include "exec/kernels/kernels.h"
+#include "exec/parallel.h"
+#include "exec/vector_math.h"
 #include "ir/intended_number.h"
 
 namespace onnxfold {
@@ -60,14 +62,12 @@ ONNXFOLD_FLOAT_KERNEL(ceil, std::ceil(x))
 ONNXFOLD_FLOAT_KERNEL(cos, std::cos(x))
 ONNXFOLD_FLOAT_KERNEL(cosh, std::cosh(x))
 ONNXFOLD_FLOAT_KERNEL(erf, std::erf(x))
-ONNXFOLD_FLOAT_KERNEL(exp, std::exp(x))
 ONNXFOLD_FLOAT_KERNEL(floor, std::floor(x))
 ONNXFOLD_FLOAT_KERNEL(hard_swish, x* std::clamp(x / T(6) + T(0.5), T(0), T(1)))
 ONNXFOLD_FLOAT_KERNEL(log, std::log(x))
 ONNXFOLD_FLOAT_KERNEL(mish, x* std::tanh(x > T(20) ? x : std::log1p(std::exp(x))))
 ONNXFOLD_FLOAT_KERNEL(reciprocal, T(1) / x)
 ONNXFOLD_FLOAT_KERNEL(round, std::nearbyint(x))
-ONNXFOLD_FLOAT_KERNEL(sigmoid, x >= T(0) ? T(1) / (T(1) + std::exp(-x)) : std::exp(x) / (T(1) + std::exp(x)))
 ONNXFOLD_FLOAT_KERNEL(sin, std::sin(x))
 ONNXFOLD_FLOAT_KERNEL(sinh, std::sinh(x))
 ONNXFOLD_FLOAT_KERNEL(softplus, x > T(0) ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)))
@@ -76,6 +76,29 @@ ONNXFOLD_FLOAT_KERNEL(sqrt, std::sqrt(x))
 ONNXFOLD_FLOAT_KERNEL(tan, std::tan(x))
 ONNXFOLD_FLOAT_KERNEL(tanh, std::tanh(x))
 #undef ONNXFOLD_FLOAT_KERNEL
+
+// Floats by `rows`, a function over many of them; doubles one by one.
+template <typename Op>
+Status map_vectors(KernelContext& ctx, void (*rows)(const float*, float*, std::int64_t), Op op) {
+  if (!ctx.has(0) || ctx.in(0).storage() != Storage::kFloat) return map_floats(ctx, op);
+  const Array x = ctx.in(0);
+  Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
+  const float* in = x.data<float>();
+  float* out = y.mutable_data<float>();
+  parallel_for(x.size(), kElementGrain,
+               [&](std::int64_t begin, std::int64_t end) { rows(in + begin, out + begin, end - begin); });
+  return {};
+}
+
+Status exp(KernelContext& ctx) {
+  return map_vectors(ctx, exp_floats, [](auto x) { return std::exp(x); });
+}
+
+Status sigmoid(KernelContext& ctx) {
+  return map_vectors(ctx, sigmoid_floats, []<typename T>(T x) {
+    return x >= T(0) ? T(1) / (T(1) + std::exp(-x)) : std::exp(x) / (T(1) + std::exp(x));
+  });
+}
 
 Status abs(KernelContext& ctx) {
   return map_numbers(ctx, []<typename T>(T x) {

@@ -6,6 +6,7 @@
 #include "exec/kernels/axes.h"
 #include "exec/kernels/kernels.h"
 #include "exec/parallel.h"
+#include "exec/vector_math.h"
 
 namespace onnxfold {
 namespace {
@@ -55,6 +56,9 @@ Status softmax(KernelContext& ctx) {
   OF_ASSIGN(const AxisView view, rows_of(ctx));
   if (view.dim == 0) return for_lines(ctx, {0, 0, 1}, [](auto...) {});
   return for_lines(ctx, view, []<typename T>(const T* in, T* out, std::int64_t n, std::int64_t step) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (step == 1) return softmax_row(in, out, n);
+    }
     const T top = largest(in, n, step);
     double total = 0;
     for (std::int64_t i = 0; i < n; ++i) {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kSmallest = 32 << 10;    // below this the system's allocator is as good
-constexpr std::size_t kKeptBytes = 256 << 20;  // of idle memory
+constexpr std::size_t kKeptBytes = 256 << 20;  // of idle memory, at least
 
 void* fresh(std::size_t bytes) { return ::operator new(bytes, std::align_val_t(kAlignment)); }
 void give_back(void* memory) { ::operator delete(memory, std::align_val_t(kAlignment)); }
@@ -30,13 +31,20 @@ class Pool {
     got = found->first;
     idle_bytes_ -= got;
     idle_.erase(found);
+    count_taken(got);
     return memory;
+  }
+
+  void took(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    count_taken(bytes);
   }
 
   void put(void* memory, std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
+    taken_bytes_ -= bytes;
     try {
-      if (idle_bytes_ + bytes <= kKeptBytes) {
+      if (idle_bytes_ + bytes <= std::max(kKeptBytes, most_taken_ - taken_bytes_)) {
         idle_.emplace(bytes, memory);
         idle_bytes_ += bytes;
         return;
@@ -51,12 +59,26 @@ class Pool {
     for (const auto& [bytes, memory] : idle_) give_back(memory);
     idle_.clear();
     idle_bytes_ = 0;
+    most_taken_ = taken_bytes_;
   }
 
  private:
+  void count_taken(std::size_t bytes) {
+    taken_bytes_ += bytes;
+    most_taken_ = std::max(most_taken_, taken_bytes_);
+    // What nothing asked for again must not add to the peak.
+    while (idle_bytes_ > kKeptBytes && idle_bytes_ + taken_bytes_ > most_taken_) {
+      const auto largest = std::prev(idle_.end());
+      idle_bytes_ -= largest->first;
+      give_back(largest->second);
+      idle_.erase(largest);
+    }
+  }
+
   std::mutex mutex_;
   std::multimap<std::size_t, void*> idle_;  // by size
   std::size_t idle_bytes_ = 0;
+  std::size_t taken_bytes_ = 0, most_taken_ = 0;  // in use now, and at most since the last clear
 };
 
 // Shared by the arrays, which may outlive every other static object.
@@ -89,6 +111,7 @@ std::shared_ptr<void> pooled_memory(std::size_t bytes) {
       pool()->clear();
       memory = fresh(bytes);
     }
+    pool()->took(bytes);
   }
   return {memory, [owner = pool(), got](void* block) { owner->put(block, got); }};
 }

@@ -29,44 +29,68 @@ bool masks_rows(const RowMask& mask, const Array& array) {
   return array.rank() >= 3 && array.dim(0) == mask.dims[0] && array.dim(1) == mask.dims[1];
 }
 
-}  // namespace
-
-std::int64_t count_rows(const Datum& datum, const RowMask& mask) {
-  if (!datum.is_array() || datum.array.rank() == 0 || datum.array.dim(-1) == 0) return 0;
-  const std::int64_t rows = datum.array.size() / datum.array.dim(-1);
-  if (!masks_rows(mask, datum.array)) return rows;
-  const auto kept = std::count_if(mask.keep.begin(), mask.keep.end(), [](char keep) { return keep != 0; });
-  return rows / static_cast<std::int64_t>(mask.keep.size()) * kept;
+void shape_like(const FloatView& rows, const std::vector<std::int64_t>& chosen, FloatRows& out) {
+  out.rows = static_cast<std::int64_t>(chosen.size());
+  out.cols = rows.cols();
+  out.data.resize(static_cast<std::size_t>(out.rows * out.cols));
 }
 
-Result<FloatRows> float_rows_of(const Datum& datum, const RowMask& mask) {
+template <typename Each>
+void for_rows(const FloatRows& rows, Each each) {
+  parallel_for(rows.rows, std::max<std::int64_t>(1, kElementGrain / std::max<std::int64_t>(rows.cols, 1)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) each(i);
+               });
+}
+
+}  // namespace
+
+Result<FloatView> FloatView::of(const Datum& datum) {
   if (!datum.is_array() || datum.array.rank() == 0) {
     return fail(Code::kInvalidArgument, "statistics need an array of at least one axis");
   }
-  const Array& array = datum.array;
-  if (array.storage() != Storage::kFloat) {
-    OF_ASSIGN(const Matrix rows, rows_of(datum, mask));
-    FloatRows out(rows.rows, rows.cols);
-    std::transform(rows.data.begin(), rows.data.end(), out.data.begin(),
-                   [](double x) { return static_cast<float>(x); });
-    return out;
+  FloatView view;
+  view.cols_ = datum.array.dim(-1);
+  view.rows_ = view.cols_ == 0 ? 0 : datum.array.size() / view.cols_;
+  if (datum.array.storage() == Storage::kFloat) {
+    view.owner_ = datum;
+    view.data_ = view.owner_.array.data<float>();
+    return view;
   }
-  const std::int64_t cols = array.dim(-1), rows = cols == 0 ? 0 : array.size() / cols;
-  const float* data = array.data<float>();
-  const bool masked = masks_rows(mask, array);
-  FloatRows out(0, cols);
-  if (!masked) {
-    out.rows = rows;
-    out.data.assign(data, data + array.size());
-    return out;
-  }
-  const std::int64_t per_position = rows / std::max<std::int64_t>(1, static_cast<std::int64_t>(mask.keep.size()));
+  OF_ASSIGN(const Matrix rows, rows_of(datum, RowMask()));
+  view.converted_ = std::make_shared<const std::vector<float>>(rows.data.begin(), rows.data.end());
+  view.data_ = view.converted_->data();
+  return view;
+}
+
+std::vector<std::int64_t> kept_rows(const Datum& datum, const RowMask& mask) {
+  std::vector<std::int64_t> kept;
+  if (!datum.is_array() || datum.array.rank() == 0 || datum.array.dim(-1) == 0) return kept;
+  const std::int64_t rows = datum.array.size() / datum.array.dim(-1);
+  const bool masked = masks_rows(mask, datum.array);
+  const std::int64_t per_position =
+      masked ? rows / std::max<std::int64_t>(1, static_cast<std::int64_t>(mask.keep.size())) : 1;
   for (std::int64_t row = 0; row < rows; ++row) {
-    if (mask.keep[static_cast<std::size_t>(row / per_position)] == 0) continue;
-    out.data.insert(out.data.end(), data + row * cols, data + (row + 1) * cols);
-    ++out.rows;
+    if (!masked || mask.keep[static_cast<std::size_t>(row / per_position)] != 0) kept.push_back(row);
   }
-  return out;
+  return kept;
+}
+
+void gather_rows(const FloatView& rows, const std::vector<std::int64_t>& chosen, FloatRows& out) {
+  shape_like(rows, chosen, out);
+  for_rows(out,
+           [&](std::int64_t i) { std::copy_n(rows.row(chosen[static_cast<std::size_t>(i)]), out.cols, out.row(i)); });
+}
+
+void gather_differences(const FloatView& rows, const FloatView& less, const std::vector<std::int64_t>& chosen,
+                        float factor, FloatRows& out) {
+  shape_like(rows, chosen, out);
+  for_rows(out, [&](std::int64_t i) {
+    const float* x = rows.row(chosen[static_cast<std::size_t>(i)]);
+    const float* y = less.row(chosen[static_cast<std::size_t>(i)]);
+    float* to = out.row(i);
+    for (std::int64_t j = 0; j < out.cols; ++j) to[j] = (x[j] - y[j]) * factor;
+  });
 }
 
 void add_float_gram(Matrix& gram, const FloatRows& x) {

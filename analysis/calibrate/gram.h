@@ -4,6 +4,7 @@
 // at any thread count. statistics.h has the same in double throughout, for small things.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "analysis/algebra/matrix.h"
@@ -23,11 +24,30 @@ struct FloatRows {
   const float* row(std::int64_t i) const { return data.data() + i * cols; }
 };
 
-// Rows of an array whose last axis holds the channels, without those that the mask leaves out (see rows_of). Errors:
-// invalid_argument (no array of numbers, rank 0).
-Result<FloatRows> float_rows_of(const Datum& datum, const RowMask& mask);
-// How many rows that makes; 0 for what is no array.
-std::int64_t count_rows(const Datum& datum, const RowMask& mask);
+// Rows of an array whose last axis holds the channels, where they lie (other types than float are converted).
+class FloatView {
+ public:
+  FloatView() = default;
+  // Errors: invalid_argument (no array of numbers, rank 0).
+  static Result<FloatView> of(const Datum& datum);
+
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
+  const float* row(std::int64_t i) const { return data_ + i * cols_; }
+
+ private:
+  Datum owner_;
+  std::shared_ptr<const std::vector<float>> converted_;
+  const float* data_ = nullptr;
+  std::int64_t rows_ = 0, cols_ = 0;
+};
+
+// The rows (see FloatView) that the mask does not leave out (see rows_of); none for what is no array.
+std::vector<std::int64_t> kept_rows(const Datum& datum, const RowMask& mask);
+// out[i] = rows[chosen[i]], or (rows[chosen[i]] - less[chosen[i]]) * factor. `out` keeps its memory from call to call.
+void gather_rows(const FloatView& rows, const std::vector<std::int64_t>& chosen, FloatRows& out);
+void gather_differences(const FloatView& rows, const FloatView& less, const std::vector<std::int64_t>& chosen,
+                        float factor, FloatRows& out);
 // Row i of `rows` stays where keep(i), counting from 0.
 template <typename Keep>
 FloatRows chosen_rows(const FloatRows& rows, Keep keep) {

@@ -48,12 +48,6 @@ struct Split {
     if (max_rows == 0 || total <= max_rows) return true;
     return (offset + i) * max_rows / total != (offset + i + 1) * max_rows / total;
   }
-  FloatRows train(const FloatRows& rows) const {
-    return chosen_rows(rows, [this](std::int64_t i) { return kept(i); });
-  }
-  FloatRows judge(const FloatRows& rows) const {
-    return chosen_rows(rows, [this](std::int64_t i) { return held(i); });
-  }
 };
 
 void append(FloatRows& to, const FloatRows& more) {
@@ -62,23 +56,18 @@ void append(FloatRows& to, const FloatRows& more) {
   to.data.insert(to.data.end(), more.data.begin(), more.data.end());
 }
 
-FloatRows difference(FloatRows a, const FloatRows& b) {
-  for (std::size_t i = 0; i < a.data.size(); ++i) a.data[i] -= b.data[i];
-  return a;
-}
-
 bool all_zero(const FloatRows& rows) {
-  return std::all_of(rows.data.begin(), rows.data.end(), [](float x) { return x == 0; });
+  return std::all_of(rows.data.begin(), rows.data.begin() + rows.rows * rows.cols, [](float x) { return x == 0; });
 }
 
-// X W', plus `more` when it has rows.
-FloatRows outputs_of(const FloatRows& inputs, const FloatRows& weight, const FloatRows& more) {
-  FloatRows out(inputs.rows, weight.rows);
-  const bool joined = more.rows == inputs.rows && more.cols == weight.rows;
-  if (joined) out.data = more.data;
+// out += X W'; an `out` without rows counts as 0.
+void add_outputs(const FloatRows& inputs, const FloatRows& weight, FloatRows& out) {
+  const bool joined = out.rows == inputs.rows && out.cols == weight.rows;
+  out.rows = inputs.rows;
+  out.cols = weight.rows;
+  out.data.resize(static_cast<std::size_t>(out.rows * out.cols));
   gemm(inputs.rows, weight.rows, inputs.cols, 1.0F, inputs.data.data(), inputs.cols, false, weight.data.data(),
        weight.cols, true, joined ? 1.0F : 0.0F, out.data.data(), out.cols);
-  return out;
 }
 
 class Walk {
@@ -112,17 +101,19 @@ class Walk {
     return student_->replace(*target.node->input(target.input), operand_of(target, rows));
   }
 
-  Result<FloatRows> rows(const Stepper& stepper, std::size_t batch, const Value& value) const {
+  static Result<FloatView> rows(const Stepper& stepper, std::size_t batch, const Value& value) {
     OF_ASSIGN(const Datum datum, stepper.value(batch, value));
-    if (!datum.is_array() || datum.array.rank() == 0) return FloatRows();
-    return float_rows_of(datum, masks_[batch]);
+    if (!datum.is_array() || datum.array.rank() == 0) return FloatView();
+    return FloatView::of(datum);
   }
 
-  Result<Split> split_of(const ProductGroup& group) const {
+  Result<Split> split_of(const ProductGroup& group) {
     Split split;
+    rows_.clear();
     for (std::size_t batch = 0; batch < data_.batches.size(); ++batch) {
       OF_ASSIGN(const Datum datum, student_->value(batch, *group.input));
-      split.total += count_rows(datum, masks_[batch]);
+      rows_.push_back(kept_rows(datum, masks_[batch]));
+      split.total += static_cast<std::int64_t>(rows_.back().size());
     }
     split.max_rows = options_.max_rows;
     if (options_.held_out > 0) {
@@ -132,17 +123,30 @@ class Walk {
     return split;
   }
 
-  // What the teacher's joined value is above the student's; empty when there is none or it is not there yet.
-  Result<FloatRows> joined_difference(std::size_t batch, const WeightTarget& target, std::int64_t count) const {
+  // Rows of the batch for the moments, and those held back.
+  void choose(std::size_t batch, const Split& split) {
+    train_.clear();
+    judge_.clear();
+    for (std::size_t i = 0; i < rows_[batch].size(); ++i) {
+      const auto at = static_cast<std::int64_t>(i);
+      if (split.held(at)) judge_.push_back(rows_[batch][i]);
+      if (split.kept(at)) train_.push_back(rows_[batch][i]);
+    }
+  }
+
+  // Student and teacher of what is added to the product further on; views without rows when there is none or it is not
+  // there yet.
+  Status find_joined(std::size_t batch, const WeightTarget& target, std::int64_t count, FloatView& ours,
+                     FloatView& theirs) const {
+    ours = theirs = FloatView();
     const Value* joined = teacher_ ? joined_value(*target.node) : nullptr;
-    if (joined == nullptr) return FloatRows();
-    OF_ASSIGN(FloatRows theirs, rows(*teacher_, batch, *joined));
-    OF_ASSIGN(const FloatRows ours, rows(*student_, batch, *joined));
-    if (theirs.rows != count || ours.rows != count || ours.cols != target.shape.rows) return FloatRows();
-    theirs = difference(std::move(theirs), ours);
-    const float alpha = target.node->is("Gemm") ? target.node->attr_float("alpha", 1) : 1.0F;
-    for (float& x : theirs.data) x = alpha != 0 ? x / alpha : 0.0F;
-    return theirs;
+    if (joined == nullptr) return {};
+    OF_ASSIGN(FloatView teacher, rows(*teacher_, batch, *joined));
+    OF_ASSIGN(FloatView student, rows(*student_, batch, *joined));
+    if (teacher.rows() != count || student.rows() != count || student.cols() != target.shape.rows) return {};
+    ours = std::move(student);
+    theirs = std::move(teacher);
+    return {};
   }
 
   Result<GroupMoments> collect(const ProductGroup& group) {
@@ -159,8 +163,9 @@ class Walk {
     // Products of differences are cheaper by way of the inputs' own moment when the outputs are many.
     const bool by_inputs = group.targets.front()->shape.cols < 2 * outputs;
     for (std::size_t batch = 0; batch < data_.batches.size(); ++batch) {
-      OF_ASSIGN(const std::int64_t seen, add_batch(group, batch, split, by_inputs, moments));
-      split.offset += seen;
+      choose(batch, split);
+      OF_TRY(add_batch(group, batch, by_inputs, moments));
+      split.offset += static_cast<std::int64_t>(rows_[batch].size());
     }
     if (!cross_.empty()) {
       for (ProductMoments& product : moments.products) add_cross(product);
@@ -168,31 +173,44 @@ class Walk {
     return moments;
   }
 
-  Result<std::int64_t> add_batch(const ProductGroup& group, std::size_t batch, const Split& split, bool by_inputs,
-                                 GroupMoments& moments) {
-    OF_ASSIGN(const FloatRows inputs, rows(*student_, batch, *group.input));
-    if (inputs.cols != group.targets.front()->shape.cols) return inputs.rows;
-    const FloatRows train = split.train(inputs), judge = split.judge(inputs);
-    add_float_gram(moments.gram, train);
-    moments.rows += train.rows;
-    append(moments.held_inputs, judge);
-    FloatRows should = judge, ahead;
+  Status add_batch(const ProductGroup& group, std::size_t batch, bool by_inputs, GroupMoments& moments) {
+    OF_ASSIGN(const FloatView inputs, rows(*student_, batch, *group.input));
+    if (inputs.cols() != group.targets.front()->shape.cols) return {};
+    gather_rows(inputs, train_, inputs_);
+    add_float_gram(moments.gram, inputs_);
+    moments.rows += inputs_.rows;
+    FloatRows should;
+    gather_rows(inputs, judge_, should);
+    append(moments.held_inputs, should);
+    bool ahead = false;  // ahead_: of the teacher's inputs before the student's
     if (teacher_) {
-      OF_ASSIGN(FloatRows theirs, rows(*teacher_, batch, *group.input));
-      should = split.judge(theirs);
-      ahead = split.train(difference(std::move(theirs), inputs));
-      if (all_zero(ahead)) ahead = FloatRows();
-      if (by_inputs && ahead.rows > 0) add_float_cross(cross_, ahead, train);
+      OF_ASSIGN(const FloatView theirs, rows(*teacher_, batch, *group.input));
+      gather_rows(theirs, judge_, should);
+      gather_differences(theirs, inputs, train_, 1, ahead_);
+      ahead = !all_zero(ahead_);
+      if (by_inputs && ahead) add_float_cross(cross_, ahead_, inputs_);
     }
     for (std::size_t i = 0; i < group.targets.size(); ++i) {
-      ProductMoments& product = moments.products[i];
-      OF_ASSIGN(const FloatRows joined, joined_difference(batch, *group.targets[i], inputs.rows));
-      append(product.held_target, outputs_of(should, product.weight, split.judge(joined)));
-      FloatRows missing = split.train(joined);
-      if (!by_inputs && ahead.rows > 0) missing = outputs_of(ahead, product.weight, missing);
-      if (missing.rows > 0 && !all_zero(missing)) add_float_cross(product.correction, missing, train);
+      OF_TRY(add_product(*group.targets[i], batch, inputs.rows(), should, ahead && !by_inputs, moments.products[i]));
     }
-    return inputs.rows;
+    return {};
+  }
+
+  Status add_product(const WeightTarget& target, std::size_t batch, std::int64_t count, const FloatRows& should,
+                     bool ahead, ProductMoments& product) {
+    FloatView ours, theirs;
+    OF_TRY(find_joined(batch, target, count, ours, theirs));
+    const float alpha = target.node->is("Gemm") ? target.node->attr_float("alpha", 1) : 1.0F;
+    const float factor = alpha != 0 ? 1 / alpha : 0.0F;
+    FloatRows joined;
+    if (ours.rows() > 0) gather_differences(theirs, ours, judge_, factor, joined);
+    add_outputs(should, product.weight, joined);
+    append(product.held_target, joined);
+    missing_.rows = 0;
+    if (ours.rows() > 0) gather_differences(theirs, ours, train_, factor, missing_);
+    if (ahead) add_outputs(ahead_, product.weight, missing_);
+    if (missing_.rows > 0 && !all_zero(missing_)) add_float_cross(product.correction, missing_, inputs_);
+    return {};
   }
 
   // correction += W (X_t - X_s)' X_s
@@ -211,7 +229,10 @@ class Walk {
   const WalkOptions& options_;
   std::vector<RowMask> masks_;
   std::unique_ptr<Stepper> student_, teacher_;
-  Matrix cross_;  // of the group at hand: (X_t - X_s)' X_s
+  Matrix cross_;                                 // of the group at hand: (X_t - X_s)' X_s
+  std::vector<std::vector<std::int64_t>> rows_;  // of the group's input, by batch: no padding
+  std::vector<std::int64_t> train_, judge_;      // of those of the batch at hand: for the moments, and held back
+  FloatRows inputs_, ahead_, missing_;           // of the batch at hand, by train_; members to keep their memory
 };
 
 }  // namespace

@@ -51,12 +51,28 @@ TEST(Gram, MasksFlattenedRowsToo) {
   for (const Dims& dims : {Dims{1, 3, 2}, Dims{3, 2}}) {
     const Datum datum(
         *to_array(*from_doubles(DType::kFloat32, dims, std::vector<double>{1, 2, 3, 4, 5, 6}), Precision::kFloat32));
-    const auto rows = float_rows_of(datum, mask);
-    ASSERT_TRUE(rows);
-    EXPECT_EQ(rows->data, (std::vector<float>{1, 2, 5, 6}));
-    EXPECT_EQ(count_rows(datum, mask), 2);
+    const auto view = FloatView::of(datum);
+    ASSERT_TRUE(view);
+    const std::vector<std::int64_t> kept = kept_rows(datum, mask);
+    EXPECT_EQ(kept, (std::vector<std::int64_t>{0, 2}));
+    FloatRows rows;
+    gather_rows(*view, kept, rows);
+    EXPECT_EQ(rows.data, (std::vector<float>{1, 2, 5, 6}));
+    gather_differences(*view, *view, kept, 2, rows);
+    EXPECT_EQ(rows.data, (std::vector<float>{0, 0, 0, 0}));
   }
-  EXPECT_FALSE(float_rows_of(Datum(), mask));
+  EXPECT_FALSE(FloatView::of(Datum()));
+  EXPECT_TRUE(kept_rows(Datum(), mask).empty());
+}
+
+TEST(Gram, ViewsConvertOtherTypes) {
+  const Datum datum(
+      *to_array(*from_doubles(DType::kInt64, Dims{2, 2}, std::vector<double>{1, 2, 3, 4}), Precision::kFloat32));
+  const auto view = FloatView::of(datum);
+  ASSERT_TRUE(view);
+  FloatRows rows;
+  gather_rows(*view, {1, 0}, rows);
+  EXPECT_EQ(rows.data, (std::vector<float>{3, 4, 1, 2}));
 }
 
 }  // namespace

@@ -7,9 +7,9 @@
 #include <filesystem>
 
 #include "analysis/compare/ensemble.h"
-#include "analysis/structure/blocks.h"
 #include "analysis/structure/correspondence.h"
 #include "converter/compress.h"
+#include "converter/match_parents.h"
 #include "converter/model_files.h"
 #include "passes/merge/controls.h"
 #include "passes/merge/method.h"
@@ -35,28 +35,6 @@ MergeSettings settings_of(const PassOptions& options) {
   if (has("t")) settings.t = options.number("t");
   if (has("normalize")) settings.normalize = options.flag("normalize");
   return settings;
-}
-
-// Gives the inputs (and outputs) of `other` the names they have in the anchor, so that both read the same data.
-void take_names(Model& other, const Model& anchor, const Correspondence& map) {
-  std::vector<std::pair<Value*, std::string>> renamed;
-  const auto collect = [&](const std::vector<Value*>& values) {
-    for (const Value* value : values) {
-      const auto found = map.first_of.find(value);
-      if (found == map.first_of.end() || found->second->name() == value->name()) continue;
-      renamed.emplace_back(found->second, value->name());
-    }
-  };
-  collect(anchor.graph().inputs());
-  collect(anchor.graph().outputs());
-  // In two steps, as names may be exchanged.
-  for (const auto& entry : renamed) other.graph().rename(*entry.first, "renamed_interface");
-  for (const auto& entry : renamed) other.graph().rename(*entry.first, entry.second);
-}
-
-std::string depth_hint(const Model& a, const Model& b) {
-  const std::size_t x = find_blocks(a.graph()).blocks.size(), y = find_blocks(b.graph()).blocks.size();
-  return x == y ? "" : fmt::format(" (they have {} and {} residual blocks: depths must be equal)", x, y);
 }
 
 class Job {
@@ -145,20 +123,11 @@ class Job {
       base_ = std::move(loaded.model);
     }
     described_ = described_values(*parents_.back());
-    for (std::size_t i = 0; i + 1 < parents_.size(); ++i) OF_TRY(match(*parents_[i], options_.sources[i]));
-    return base_ == nullptr ? Status() : match(*base_, options_.base);
-  }
-
-  Status match(Model& other, const std::string& path) const {
-    const Model& anchor = *parents_.back();
-    const auto map = correspond(other.graph(), anchor.graph());
-    if (!map) {
-      Error error = map.error().in(fmt::format("'{}' and '{}'", path, options_.sources.back()));
-      error.message += depth_hint(other, anchor);
-      return fail(std::move(error));
-    }
-    take_names(other, anchor, *map);
-    return {};
+    std::vector<NamedModel> models;
+    if (base_ != nullptr) models.push_back({&base_, options_.base});
+    for (std::size_t i = 0; i < parents_.size(); ++i) models.push_back({&parents_[i], options_.sources[i]});
+    return match_parents(models, {options_.data.empty() ? options_.calibration : options_.data, options_.seed},
+                         report_.merge->notes);
   }
 
   Status load_data() {

@@ -8,9 +8,11 @@
 
 #include "analysis/structure/correspondence.h"
 #include "formats/onnx/onnx_file.h"
+#include "formats/onnx/schema.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/candidate.h"
 #include "passes/merge/method.h"
+#include "passes/merge/respell.h"
 
 namespace onnxfold {
 namespace {
@@ -95,7 +97,14 @@ class AlignPass final : public Pass {
     Model& model = context.model();
     if (&graph != &model.graph()) return false;
     if (to_.empty()) return fail(Code::kInvalidArgument, "align needs to=A.onnx: the model whose basis is taken");
-    OF_ASSIGN(const std::unique_ptr<Model> anchor, load_model(to_));
+    OF_ASSIGN(std::unique_ptr<Model> anchor, load_model(to_));
+    // Of another exporter: only its weights count here.
+    if (const auto map = correspond(anchor->graph(), graph); !map) {
+      OF_TRY(infer_shapes(*anchor));
+      auto written = respelled(*anchor, model);
+      if (!written) return fail(written.error().in(to_));
+      anchor = std::move(*written);
+    }
     const std::unique_ptr<Model> copy = model.clone();
     const bool data = context.calibration != nullptr && same_inputs(model, *anchor);
     OF_ASSIGN(const Alignment aligned,

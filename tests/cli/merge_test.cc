@@ -135,7 +135,7 @@ TEST(Merge, RefusesWithClearErrors) {
   const std::string bad = write_model(files.folder, "nan.onnx", model_text("nan,2,3,4,5,6", "1,2,3,4,5,6"));
   const std::vector<Refusal> refusals = {
       {{files.a}, "at least two"},
-      {{files.a, other}, "Tanh"},
+      {{files.a, other}, "with tanh"},
       {{files.a, files.b, "--weights", "1,2,3"}, "3 weights for 2 models"},
       {{files.a, files.b, "--method", "magic"}, "there is no method 'magic'"},
       {{files.a, files.b, "--method", "ties"}, "needs --base"},

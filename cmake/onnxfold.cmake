@@ -49,7 +49,8 @@ if(ONNXFOLD_SANITIZE)
 endif()
 set_property(GLOBAL APPEND PROPERTY ONNXFOLD_LIBRARIES onnxfold_build_flags)
 
-# onnxfold_tests(floor LIBS libs... SOURCES a_test.cc...): one test binary per floor, each case its own ctest test.
+# onnxfold_tests(floor LIBS libs... SOURCES a_test.cc...): one test binary per floor, each case its own ctest test (not under
+# sanitizers).
 function(onnxfold_tests floor)
   cmake_parse_arguments(arg "" "" "LIBS;SOURCES" ${ARGN})
   add_executable(${floor}_tests ${arg_SOURCES})
@@ -58,7 +59,16 @@ function(onnxfold_tests floor)
   # What is tested is optimized, in the libraries; optimizing the tests themselves is a third of their compile time.
   target_compile_options(${floor}_tests PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O0>)
   onnxfold_precompile(${floor}_tests ir_tests ${PROJECT_SOURCE_DIR}/cmake/precompiled_tests.h)
-  gtest_discover_tests(${floor}_tests DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${floor} TIMEOUT 300)
+  if(NOT ONNXFOLD_SANITIZE)
+    gtest_discover_tests(${floor}_tests DISCOVERY_TIMEOUT 60 PROPERTIES LABELS ${floor} TIMEOUT 300)
+    return()
+  endif()
+  # A sanitized binary takes longer to start and to search for leaks than most cases take to run: a process for every eighth.
+  foreach(shard RANGE 7)
+    add_test(NAME ${floor}.shard${shard} COMMAND ${floor}_tests --gtest_brief=1)
+    set_tests_properties(${floor}.shard${shard} PROPERTIES LABELS ${floor} TIMEOUT 900
+      ENVIRONMENT "GTEST_TOTAL_SHARDS=8;GTEST_SHARD_INDEX=${shard}")
+  endforeach()
 endfunction()
 
 # onnxfold_pass_family(family PASSES names... SOURCES other.cc... LIBS libs...): the library of one pass family; its test

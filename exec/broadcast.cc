@@ -85,5 +85,34 @@ BroadcastLoops broadcast_loops(const Dims& out, const Dims* const* operands, std
   return loops;
 }
 
+template <std::size_t N>
+void all_runs(const Dims& out, const std::array<const Dims*, N>& operands, RunFn<N> run, void* context) {
+  const BroadcastLoops loops = broadcast_loops(out, operands.data(), N);
+  const std::int64_t total = element_count(out), inner = loops.dims.back();
+  if (total == 0) return;
+  const std::size_t axes = loops.dims.size();
+  parallel_for(total, kElementGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::array<std::int64_t, N> offsets{}, steps{};
+    for (std::size_t k = 0; k < N; ++k) steps[k] = loops.strides[k][axes - 1];
+    for (std::int64_t position = begin; position < end;) {
+      std::int64_t row = position / inner;
+      const std::int64_t column = position - row * inner;
+      for (std::size_t k = 0; k < N; ++k) offsets[k] = column * steps[k];
+      for (std::size_t axis = axes - 1; axis-- > 0 && row != 0;) {
+        const std::int64_t index = row % loops.dims[axis];
+        row /= loops.dims[axis];
+        for (std::size_t k = 0; k < N; ++k) offsets[k] += index * loops.strides[k][axis];
+      }
+      const std::int64_t length = std::min(inner - column, end - position);
+      run(context, position, length, offsets, steps);
+      position += length;
+    }
+  });
+}
+
+template void all_runs<1>(const Dims&, const std::array<const Dims*, 1>&, RunFn<1>, void*);
+template void all_runs<2>(const Dims&, const std::array<const Dims*, 2>&, RunFn<2>, void*);
+template void all_runs<3>(const Dims&, const std::array<const Dims*, 3>&, RunFn<3>, void*);
+
 }  // namespace internal
 }  // namespace onnxfold

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <type_traits>
 
 #include "exec/array.h"
 #include "exec/parallel.h"
@@ -26,6 +27,16 @@ struct BroadcastLoops {
   std::vector<Dims> strides;  // [operand][axis]
 };
 BroadcastLoops broadcast_loops(const Dims& out, const Dims* const* operands, std::size_t count);
+
+// A run, with the function behind `context` erased: walking the axes is compiled once per number of operands.
+template <std::size_t N>
+using RunFn = void (*)(void* context, std::int64_t at, std::int64_t length, const std::array<std::int64_t, N>& offsets,
+                       const std::array<std::int64_t, N>& steps);
+template <std::size_t N>
+void all_runs(const Dims& out, const std::array<const Dims*, N>& operands, RunFn<N> run, void* context);
+extern template void all_runs<1>(const Dims&, const std::array<const Dims*, 1>&, RunFn<1>, void*);
+extern template void all_runs<2>(const Dims&, const std::array<const Dims*, 2>&, RunFn<2>, void*);
+extern template void all_runs<3>(const Dims&, const std::array<const Dims*, 3>&, RunFn<3>, void*);
 }  // namespace internal
 
 // Covers the elements of an output of shape `out` with runs along its innermost merged axis:
@@ -35,27 +46,13 @@ BroadcastLoops broadcast_loops(const Dims& out, const Dims* const* operands, std
 // shapes give a single run per thread. REQUIRES: every operand broadcasts to `out`.
 template <std::size_t N, typename F>
 void for_each_run(const Dims& out, const std::array<const Dims*, N>& operands, F&& fn) {
-  const internal::BroadcastLoops loops = internal::broadcast_loops(out, operands.data(), N);
-  const std::int64_t total = element_count(out), inner = loops.dims.back();
-  if (total == 0) return;
-  const std::size_t axes = loops.dims.size();
-  parallel_for(total, kElementGrain, [&](std::int64_t begin, std::int64_t end) {
-    std::array<std::int64_t, N> offsets{}, steps{};
-    for (std::size_t k = 0; k < N; ++k) steps[k] = loops.strides[k][axes - 1];
-    for (std::int64_t position = begin; position < end;) {
-      std::int64_t row = position / inner;
-      const std::int64_t column = position - row * inner;
-      for (std::size_t k = 0; k < N; ++k) offsets[k] = column * steps[k];
-      for (std::size_t axis = axes - 1; axis-- > 0 && row != 0;) {
-        const std::int64_t index = row % loops.dims[axis];
-        row /= loops.dims[axis];
-        for (std::size_t k = 0; k < N; ++k) offsets[k] += index * loops.strides[k][axis];
-      }
-      const std::int64_t length = std::min(inner - column, end - position);
-      fn(position, length, offsets, steps);
-      position += length;
-    }
-  });
+  using Fn = std::remove_reference_t<F>;
+  internal::all_runs<N>(
+      out, operands,
+      [](void* context, std::int64_t at, std::int64_t length, const auto& offsets, const auto& steps) {
+        (*static_cast<Fn*>(context))(at, length, offsets, steps);
+      },
+      const_cast<std::remove_const_t<Fn>*>(&fn));
 }
 
 // out[i] = op(a[i]) / op(a[i], b[i]) with broadcasting; the loops vectorize for plain arithmetic.

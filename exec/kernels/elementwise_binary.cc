@@ -59,10 +59,10 @@ Status numbers(KernelContext& ctx, Op op) {
 template <typename T>
 using Wide = std::conditional_t<std::is_floating_point_v<T>, T, std::uint64_t>;
 
-Status add(KernelContext& ctx) {
-  return numbers(
-      ctx, []<typename T>(T a, T b) { return static_cast<T>(static_cast<Wide<T>>(a) + static_cast<Wide<T>>(b)); });
-}
+constexpr auto kPlus = []<typename T>(T a, T b) {
+  return static_cast<T>(static_cast<Wide<T>>(a) + static_cast<Wide<T>>(b));
+};
+Status add(KernelContext& ctx) { return numbers(ctx, kPlus); }
 Status sub(KernelContext& ctx) {
   return numbers(
       ctx, []<typename T>(T a, T b) { return static_cast<T>(static_cast<Wide<T>>(a) - static_cast<Wide<T>>(b)); });
@@ -126,13 +126,32 @@ T power(T base, E exponent) {
     return std::abs(value) < 9.2e18 ? static_cast<T>(static_cast<std::int64_t>(value)) : T(0);
   }
 }
+// Exponents of every type as four: those of the base when that is a float, else the widest of their kind.
+template <typename T, typename F>
+bool visit_exponent(const Operands& in, F&& fn) {
+  const auto as = [&]<typename E>(Tag<E>) {
+    std::vector<E> wide(static_cast<std::size_t>(in.b.size()));
+    const bool known = visit_numeric(in.b.storage(), [&]<typename S>(Tag<S>) {
+      std::transform(in.b.data<S>(), in.b.data<S>() + in.b.size(), wide.begin(), [](S e) { return static_cast<E>(e); });
+    });
+    if (known) fn(wide.data());
+    return known;
+  };
+  if constexpr (std::is_floating_point_v<T>) return as(Tag<T>{});
+  const Storage storage = in.b.storage();
+  if (storage == Storage::kFloat || storage == Storage::kDouble) return as(Tag<double>{});
+  return storage == Storage::kUint64 ? as(Tag<std::uint64_t>{}) : as(Tag<std::int64_t>{});
+}
+
 Status pow(KernelContext& ctx) {
   OF_ASSIGN(const Operands in, operands(ctx));
   Array& out = ctx.out(0, in.a.dtype(), in.dims);
   bool done = false;
   visit_numeric(in.a.storage(), [&]<typename T>(Tag<T>) {
-    done = visit_numeric(in.b.storage(),
-                         [&]<typename E>(Tag<E>) { apply<T, E, T>(in, out, [](T a, E b) { return power(a, b); }); });
+    done = visit_exponent<T>(in, [&]<typename E>(const E* exponents) {
+      map_binary(in.a.data<T>(), in.a.dims(), exponents, in.b.dims(), out.mutable_data<T>(), in.dims,
+                 [](T a, E b) { return power(a, b); });
+    });
   });
   if (!done) return ctx.unsupported("this element type");
   return {};
@@ -156,9 +175,11 @@ Status prelu(KernelContext& ctx) {
   return {};
 }
 
+// `swapped` compares b with a.
 template <typename Op>
-Status compare(KernelContext& ctx, Op op) {
-  OF_ASSIGN(const Operands in, operands(ctx));
+Status compare(KernelContext& ctx, Op op, bool swapped = false) {
+  OF_ASSIGN(Operands in, operands(ctx));
+  if (swapped) std::swap(in.a, in.b);
   if (in.a.dtype() != in.b.dtype()) return ctx.invalid("inputs differ in element type");
   Array& out = ctx.out(0, DType::kBool, in.dims);
   const auto run = [&]<typename T>(Tag<T>) {
@@ -172,8 +193,8 @@ Status compare(KernelContext& ctx, Op op) {
 Status equal(KernelContext& ctx) { return compare(ctx, std::equal_to<>()); }
 Status less(KernelContext& ctx) { return compare(ctx, std::less<>()); }
 Status less_or_equal(KernelContext& ctx) { return compare(ctx, std::less_equal<>()); }
-Status greater(KernelContext& ctx) { return compare(ctx, std::greater<>()); }
-Status greater_or_equal(KernelContext& ctx) { return compare(ctx, std::greater_equal<>()); }
+Status greater(KernelContext& ctx) { return compare(ctx, std::less<>(), true); }
+Status greater_or_equal(KernelContext& ctx) { return compare(ctx, std::less_equal<>(), true); }
 
 template <typename Op>
 Status logical(KernelContext& ctx, Op op) {
@@ -261,9 +282,6 @@ T smaller(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) return a != a ? a : (b != b || b < a ? b : a);
   return std::min(a, b);
 }
-constexpr auto kPlus = []<typename T>(T a, T b) {
-  return static_cast<T>(static_cast<Wide<T>>(a) + static_cast<Wide<T>>(b));
-};
 Status max(KernelContext& ctx) {
   return variadic(ctx, []<typename T>(T a, T b) { return larger(a, b); });
 }

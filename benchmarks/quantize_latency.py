@@ -1,12 +1,15 @@
-"""Latency in ONNX Runtime of every low-bit form that `compress` writes, beside the float model.
+"""Latency in ONNX Runtime of every low-bit form that `compress` writes, as a multiple of the float model's.
 
-Sessions run in turn (one round runs each once), one thread; a row is the median of a form's rounds and its ratio to
-float. Without --model: a feed-forward layer of 1024 and 4096 (1 row and 128 rows) and a small convolution net.
+    python benchmarks/quantize_latency.py ONNXFOLD [--minilm FOLDER] [--seconds 4]
 
-usage: quantize_latency.py ONNXFOLD [--model M.onnx --data D.npz] [--rounds 40]
+Models: a feed-forward layer of 1024 and 4096 (1 row and 128 rows), four convolutions, samples/vit_a.onnx (1 and 32 images),
+samples/bytelm.onnx (128 bytes) and, with FOLDER of export_minilm.py, MiniLM-L6 (1 sentence of 64 tokens). One thread. Sessions
+run in turn (one round runs each once) for --seconds of each model and form; a cell is the median over rounds of a form's time
+by the float model's in the same round. "slow" marks what `compress` warned of. Needs onnx and onnxruntime.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import statistics
 import subprocess
@@ -17,7 +20,9 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper, save
 
-# name, passes, needs data, what it is for: products, convolutions
+SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "samples"
+
+# name, passes, what it is for: products, convolutions
 FORMS = [
     ("4 bits, level 4", ["rtn-search"], "p"),
     ("4 bits, level 0", ["rtn-search:accuracy-level=0"], "p"),
@@ -38,6 +43,8 @@ FORMS = [
     ("8 bits behind DequantizeLinear (others=8)", ["rtn-search:others=8"], "c"),
     ("int8, dynamic", ["dynamic-int8"], "pc"),
     ("int8, static (QDQ)", ["qdq-int8"], "pc"),
+    ("blocks of powers of two, constants only (BCT)", ["bct:activation-bits=0"], "p"),
+    ("everything in blocks and tables (BCT)", ["bct"], "p"),
 ]
 
 
@@ -82,57 +89,102 @@ def session(path):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def table(onnxfold, title, source, feeds, kind, rounds, folder):
-    np.savez(folder / "data.npz", **feeds)
-    sessions, sizes = {"float": session(source)}, {"float": source.stat().st_size}
+def made(onnxfold, case, passes, folder, number):
+    """Path of the compressed model and whether the program warned that it is slow; None and why where it failed."""
+    out = folder / f"{number}.onnx"
+    command = [onnxfold, "compress", case.path, "-o", out, "-f", "-v", "--no-check", "--calibration", case.calibration]
+    for step in passes:
+        command += ["--pass", step]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        return None, done.stderr.strip()[-200:]
+    return out, "slow with ONNX Runtime" in done.stdout + done.stderr
+
+
+@dataclasses.dataclass
+class Case:
+    title: str
+    kind: str  # p: products, c: convolutions
+    path: pathlib.Path
+    feeds: dict
+    calibration: pathlib.Path
+
+
+def own(title, kind, proto, feeds, folder):
+    path = folder / f"{title.replace(' ', '_')}.onnx"
+    save(proto, path)
+    np.savez(path.with_suffix(".npz"), **feeds)
+    return Case(title, kind, path, feeds, path.with_suffix(".npz"))
+
+
+def sample(title, path, data, calibration, rows):
+    names = {i.name for i in onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()}
+    with np.load(data) as arrays:
+        feeds = {key: array[:rows] for key, array in arrays.items() if key in names}
+    return Case(title, "p", path, feeds, calibration)
+
+
+def cases(folder, minilm):
+    yield own("layer, 1 row", "p", *feed_forward(1), folder)
+    yield own("layer, 128 rows", "p", *feed_forward(128), folder)
+    yield own("convolutions", "c", *convolutions(), folder)
+    digits, train = SAMPLES / "digits_test.npz", SAMPLES / "digits_train_500.npz"
+    yield sample("vit_a, 1 image", SAMPLES / "vit_a.onnx", digits, train, 1)
+    yield sample("vit_a, 32 images", SAMPLES / "vit_a.onnx", digits, train, 32)
+    yield sample("bytelm, 128 bytes", SAMPLES / "bytelm.onnx", SAMPLES / "kjv_valid.npz", SAMPLES / "kjv_calib.npz", 1)
+    if minilm:
+        text = minilm / "text.npz"
+        few = folder / "text.npz"
+        with np.load(text) as arrays:
+            np.savez(few, **{key: array[-8:] for key, array in arrays.items()})
+        yield sample("MiniLM-L6, 64 tokens", minilm / "minilm.onnx", text, few, 1)
+
+
+def measure(onnxfold, case, seconds, folder):
+    """Float's milliseconds, and for every form its ratio to float, bytes by float's and the warning."""
+    sessions, sizes, slow = {"float": session(case.path)}, {}, set()
     for name, passes, kinds in FORMS:
-        if kind not in kinds:
+        if case.kind not in kinds:
             continue
-        out = folder / f"{len(sessions)}.onnx"
-        command = [onnxfold, "compress", source, "-o", out, "-f", "-q", "--no-check", "--calibration", folder / "data.npz"]
-        for step in passes:
-            command += ["--pass", step]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        if done.returncode != 0:
-            print(f"{name}: {done.stderr.strip()[-200:]}")
+        out, said = made(onnxfold, case, passes, folder, len(sessions))
+        if out is None:
+            print(f"{case.title}, {name}: {said}")
             continue
-        sessions[name], sizes[name] = session(out), out.stat().st_size
+        sessions[name], sizes[name] = session(out), out.stat().st_size / case.path.stat().st_size
+        if said:
+            slow.add(name)
     times = {name: [] for name in sessions}
-    for i in range(rounds + 3):
+    for name, runner in sessions.items():
+        for _ in range(2):
+            runner.run(None, case.feeds)
+    end = time.perf_counter() + seconds * len(sessions)
+    while time.perf_counter() < end or len(times["float"]) < 5:
         for name, runner in sessions.items():
             start = time.perf_counter()
-            runner.run(None, feeds)
-            if i >= 3:
-                times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["float"])
-    print(f"\n{title}\n\n| form | ms | of float | file, MB |\n| --- | --- | --- | --- |")
-    for name, seconds in times.items():
-        middle = statistics.median(seconds)
-        print(f"| {name} | {1e3 * middle:.3f} | {middle / base:.2f}x | {sizes[name] / 1e6:.2f} |")
+            runner.run(None, case.feeds)
+            times[name].append(time.perf_counter() - start)
+    ratios = {name: statistics.median(t / f for t, f in zip(times[name], times["float"])) for name in sizes}
+    return 1e3 * statistics.median(times["float"]), ratios, sizes, slow
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnxfold")
-    parser.add_argument("--model")
-    parser.add_argument("--data")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--minilm", type=pathlib.Path)
+    parser.add_argument("--seconds", type=float, default=1)
     given = parser.parse_args()
-    print(f"ONNX Runtime {onnxruntime.__version__}, one thread, median of {given.rounds} rounds in turn")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        if given.model:
-            with np.load(given.data) as arrays:
-                feeds = {key: array[:1] for key, array in arrays.items()}
-            table(given.onnxfold, given.model, pathlib.Path(given.model), feeds, "p", given.rounds, folder)
-            return
-        cases = [("feed-forward layer 1024-4096-1024, 1 row", feed_forward(1), "p"),
-                 ("feed-forward layer 1024-4096-1024, 128 rows", feed_forward(128), "p"),
-                 ("4 convolutions 3x3, 28x28, 32 to 128 channels", convolutions(), "c")]
-        for title, (proto, feeds), kind in cases:
-            path = folder / "float.onnx"
-            save(proto, path)
-            table(given.onnxfold, title, path, feeds, kind, given.rounds, folder)
+        columns = {case.title: measure(given.onnxfold, case, given.seconds, folder) for case in cases(folder, given.minilm)}
+    print(f"ONNX Runtime {onnxruntime.__version__}, one thread. Time as a multiple of float's (bytes as a share of float's)\n")
+    print("| form | " + " | ".join(columns) + " | warned |")
+    print("| --- |" + " --- |" * (len(columns) + 1))
+    print("| float, ms | " + " | ".join(f"{base:.2f}" for base, *_ in columns.values()) + " | |")
+    for form, *_ in FORMS:
+        cells = [f"{ratios[form]:.2f} ({sizes[form]:.2f})" if form in ratios else ""
+                 for _, ratios, sizes, _ in columns.values()]
+        warned = "slow" if any(form in slow for *_, slow in columns.values()) else ""
+        print(f"| {form} | " + " | ".join(cells) + f" | {warned} |")
 
 
 if __name__ == "__main__":

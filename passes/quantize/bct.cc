@@ -148,7 +148,9 @@ class Bct final : public Pass {
         continue;
       }
       writer.place(norm.last(), norm.output->name());
-      Value* made = emit_norm_table(writer, norm, ranges, format);
+      Norm live = norm;  // whose input may be what another norm gave
+      if (const auto moved = moved_.find(norm.input); moved != moved_.end()) live.input = moved->second;
+      Value* made = emit_norm_table(writer, live, ranges, format);
       if (replace(writer.graph(), *norm.output, *made))
         context.applied(label, "norm: sums of codes and a table of 1/sqrt");
     }

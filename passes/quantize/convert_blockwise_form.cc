@@ -13,6 +13,7 @@
 #include "formats/onnx/schema.h"
 #include "passes/pass.h"
 #include "passes/quantize/block_match.h"
+#include "passes/quantize/product_kernel.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -24,7 +25,7 @@ constexpr const char* kMicrosoft = "com.microsoft";
 class ConvertBlockwiseForm final : public Pass {
  public:
   explicit ConvertBlockwiseForm(const PassOptions& options)
-      : standard_(options.text("to") == "dequantizelinear"), accuracy_level_(options.integer("accuracy-level")) {}
+      : standard_(options.text("to") == "dequantizelinear"), accuracy_level_(accuracy_level_option(options)) {}
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     OF_ASSIGN(const bool raised, raise_opset(graph, context));
@@ -183,7 +184,7 @@ Node* ConvertBlockwiseForm::emit_product(Graph& graph, Node& reader, const Store
   spec.attributes.emplace_back("N", weight.rows);
   spec.attributes.emplace_back("bits", std::int64_t{weight.bits});
   spec.attributes.emplace_back("block_size", weight.block);
-  spec.attributes.emplace_back("accuracy_level", accuracy_level_);
+  spec.attributes.emplace_back("accuracy_level", accuracy_level_for(reader, weight.bits, accuracy_level_));
   Node* made = graph.insert(std::move(spec), &reader);
   if (bias == nullptr || inner_bias) return made;
   NodeSpec add{"Add", {made->output(), bias}, {{output.name(), output.type()}}, {}, "", ""};

@@ -29,8 +29,9 @@ constexpr OptionSpec kConvertBlockwiseFormOptions[] = {
     {"to", kChoice, "matmulnbits",
      "matmulnbits: com.microsoft operators; dequantizelinear: standard operators, opset 21",
      "matmulnbits|dequantizelinear"},
-    {"accuracy-level", kInt, "4", "What a MatMulNBits made here may round its activations to: 0 or 1 nothing, 4 int8",
-     "0..4"},
+    {"accuracy-level", kChoice, "auto",
+     "What a MatMulNBits made here may round its activations to: 0 or 1 nothing, 4 int8; auto: the faster one",
+     "auto|0|1|2|3|4"},
 };
 
 // What every weight-only method offers.
@@ -47,10 +48,11 @@ constexpr OptionSpec kForm{
     "form", kChoice, "matmulnbits",
     "matmulnbits: com.microsoft operators, any opset; dequantizelinear: standard operators, opset 21",
     "matmulnbits|dequantizelinear"};
-constexpr OptionSpec kAccuracyLevel{"accuracy-level", kInt, "4",
-                                    "What MatMulNBits may round its activations to: 0 or 1 nothing (slow for 2 and 8 "
-                                    "bits), 4 int8 (fast, about 0.3 % error)",
-                                    "0..4"};
+constexpr OptionSpec kAccuracyLevel{
+    "accuracy-level", kChoice, "auto",
+    "What MatMulNBits may round its activations to: 0 or 1 nothing (slow for 2 and 8 bits), 4 int8 (fast for few rows, "
+    "about 0.3 % error); auto: 0 for 4 bits and 32 rows or more, else 4",
+    "auto|0|1|2|3|4"};
 constexpr OptionSpec kGather{"gather", kBool, "true", "Also the tables of Gather (embeddings)"};
 constexpr OptionSpec kOthers{
     "others", kChoice, "none",

@@ -8,6 +8,7 @@
 #include "formats/onnx/schema.h"
 #include "ir/match.h"
 #include "passes/quantize/packing.h"
+#include "passes/quantize/product_kernel.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -25,19 +26,6 @@ void note_float_readers(const WeightTarget& target, PassContext& context) {
   const Node* reader = weight.uses().front().node;
   context.note(weight.name(), fmt::format("is also read in floating point by {}; both copies stay in the file",
                                           reader == nullptr ? "an output of the model" : reader->label()));
-}
-
-// Why ONNX Runtime has no fast kernel for the target (measured: docs/quantize.md); empty: it has one.
-std::string slowness(const WeightTarget& target, const WeightOptions& options) {
-  if (target.use == WeightUse::kOther) return "decoded at every run before it is used";
-  if (target.use == WeightUse::kTable) return {};
-  const int bits = target.format.stored_bits();
-  if (target.standard(options)) return {};  // becomes MatMulNBits at load, with the session's own accuracy level
-  if (target.format.float_zeros) return "zero points that are no codes are decoded at every product";
-  if (bits != 4 && options.accuracy_level != 4) {
-    return fmt::format("{} bits without accuracy-level=4 are decoded at every product", bits);
-  }
-  return {};
 }
 
 // One warning for each reason, not for each weight.
@@ -157,7 +145,8 @@ void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const
   spec.attributes.emplace_back("N", target.shape.rows);
   spec.attributes.emplace_back("bits", std::int64_t{target.format.stored_bits()});
   spec.attributes.emplace_back("block_size", operator_block(target.format, target.shape.cols));
-  spec.attributes.emplace_back("accuracy_level", options_.accuracy_level);
+  spec.attributes.emplace_back("accuracy_level",
+                               accuracy_level_for(node, target.format.stored_bits(), options_.accuracy_level));
   Node* made = graph.insert(std::move(spec), &node);
   if (bias != nullptr && !inner_bias) {
     made = graph.insert(in_place_of(node, "Add", {made->output(), bias}, ""), &node);

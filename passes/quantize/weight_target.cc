@@ -240,6 +240,10 @@ Status WeightOptions::check() const {
   return {};
 }
 
+std::int64_t accuracy_level_option(const PassOptions& options) {
+  return options.text("accuracy-level") == "auto" ? kAutomaticLevel : options.integer("accuracy-level");
+}
+
 WeightOptions weight_options(const PassOptions& options) {
   WeightOptions made;
   made.format.bits = static_cast<int>(options.integer("bits"));
@@ -255,7 +259,7 @@ WeightOptions weight_options(const PassOptions& options) {
   made.gather = options.flag("gather");
   const std::string& others = options.text("others");
   made.other_bits = others == "bits" ? made.format.bits : others == "8" ? 8 : 0;
-  made.accuracy_level = options.integer("accuracy-level");
+  made.accuracy_level = accuracy_level_option(options);
   made.min_elements = options.integer("min-elements");
   made.include = options.patterns("include");
   made.exclude = options.patterns("exclude");

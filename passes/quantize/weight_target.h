@@ -12,13 +12,16 @@
 
 namespace onnxfold {
 
+// accuracy_level that is chosen for each product (product_kernel.h).
+inline constexpr std::int64_t kAutomaticLevel = -1;
+
 // What every weight-only method of passes/quantize/ shares.
 struct WeightOptions {
   BlockFormat format;
   bool standard = false;  // DequantizeLinear in front of the operator instead of com.microsoft operators
   bool gather = true;
   int other_bits = 0;  // of weights without fast low-bit form (WeightUse::kOther); 0: they stay in float
-  std::int64_t accuracy_level = 4;
+  std::int64_t accuracy_level = kAutomaticLevel;
   std::int64_t min_elements = 1024;
   std::vector<std::string> include, exclude;  // globs over names of weights and nodes
   std::vector<FormatRule> rules;              // formats of some weights, in the place of `format`
@@ -31,6 +34,9 @@ struct WeightOptions {
 // Reads bits, block, symmetric, zero-points, scales, form, accuracy-level, gather, others, min-elements,
 // include, exclude and formats, as far as the pass has them.
 WeightOptions weight_options(const PassOptions& options);
+
+// kAutomaticLevel or 0 to 4.
+std::int64_t accuracy_level_option(const PassOptions& options);
 
 enum class WeightUse {
   kProduct,  // right operand of MatMul or Gemm, rank 2

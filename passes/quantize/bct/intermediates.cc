@@ -199,6 +199,15 @@ std::int64_t channels_of(const Value& value, std::int64_t axis) {
   return dim.known() && *dim.value > 0 ? *dim.value : 1;
 }
 
+// ONNX Runtime 1.32 makes one operator of these and the roundings around them, which then refuses scales by channel.
+bool one_scale(const Value& value) {
+  const auto pools = [](const Node* node) {
+    return node != nullptr && named(*node, {"GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid"});
+  };
+  return pools(value.producer()) ||
+         std::any_of(value.uses().begin(), value.uses().end(), [&](const Use& use) { return pools(use.node); });
+}
+
 // What one rounded value shows.
 struct Seen {
   const Value* value = nullptr;
@@ -223,7 +232,7 @@ class Watcher {
       seen.value = value;
       const auto found = sites.axis.find(value);
       if (found != sites.axis.end()) seen.axis = found->second;
-      seen.channels = channels_of(*value, seen.axis);
+      seen.channels = one_scale(*value) ? 1 : channels_of(*value, seen.axis);
       const bool narrow = options.function_bits > 0 && read_by_tables.contains(value);
       seen.bits = narrow ? std::min(options.function_bits, options.bits) : options.bits;
       seen.largest.assign(static_cast<std::size_t>(seen.channels), 0);

@@ -5,6 +5,7 @@
 
 #include "exec/executor.h"
 #include "exec/integer/integer_executor.h"
+#include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
 namespace onnxfold::test {
@@ -115,6 +116,50 @@ TEST(Bct, AttentionAndNormBecomeSumsAndTables) {
   EXPECT_EQ(count(*run.model, "Exp"), 0U);
   EXPECT_FALSE(run.says("stays in float"));
   EXPECT_LT(damage(kBlock, data, {}), 0.06);
+}
+
+TEST(Bct, NormsOfNorms) {
+  const char* const text = R"(
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2, 5, 32] x) => (float[2, 5, 32] y)
+<float[32] g1 = {}, float[32] c1 = {}, float[32] g2 = {}, float[32] c2 = {}, float[32, 32] w = {}>
+{
+  h = MatMul(x, w)
+  n = LayerNormalization <axis = -1, epsilon = 1e-5> (h, g1, c1)
+  m = LayerNormalization <axis = -1, epsilon = 1e-5> (n, g2, c2)
+  y = MatMul(m, w)
+})";
+  const Dataset data = normal_data("x", {2, 5, 32});
+  const CalibratedRun run = run_calibrated("bct", text, &data);
+  ASSERT_TRUE(run.did());
+  EXPECT_EQ(count(*run.model, "LayerNormalization"), 0U);
+  EXPECT_TRUE(verify(*run.model));
+  EXPECT_LT(damage(text, data, {}), 0.03);
+}
+
+// ONNX Runtime refuses scales by channel around the operators that it makes of these.
+TEST(Bct, PoolsHaveOneExponent) {
+  const char* const text = R"(
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2, 8, 6, 6] x) => (float[2, 8, 1, 1] y)
+<float[8, 8, 3, 3] w = {}, float[8, 8, 1, 1] v = {}>
+{
+  h = Conv <pads = [1, 1, 1, 1]> (x, w)
+  a = Add(h, x)
+  p = GlobalAveragePool(a)
+  y = Conv(p, v)
+})";
+  const Dataset data = normal_data("x", {2, 8, 6, 6});
+  const CalibratedRun run = run_calibrated("bct", text, &data);
+  ASSERT_TRUE(run.did());
+  const Node& pool = *run.model->graph().nodes_of("GlobalAveragePool").at(0);
+  EXPECT_EQ(pool.input(0)->producer()->input(1)->static_dims(), Dims{});
+  EXPECT_EQ(pool.output()->uses().front().node->input(1)->static_dims(), Dims{});
+  std::size_t by_channel = 0;
+  for (const Node* node : run.model->graph().nodes_of("QuantizeLinear")) {
+    by_channel += node->input(1)->static_dims() == Dims{8} ? 1 : 0;
+  }
+  EXPECT_GT(by_channel, 0U);
 }
 
 TEST(Bct, PartsStayInFloatWhenAsked) {

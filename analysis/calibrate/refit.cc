@@ -91,6 +91,56 @@ Result<Refit> refit(const SplitRegression& data, const Matrix& prior, std::span<
   return best;
 }
 
+namespace {
+
+// Least held-out error by walking downhill from the middle: solving is most of the work.
+struct Descent {
+  std::size_t best = 0;
+  double error = 0;
+};
+
+template <typename ErrorAt>
+Result<Descent> descend(std::size_t count, ErrorAt error_at) {
+  Descent found;
+  found.best = count / 2;
+  OF_ASSIGN(found.error, error_at(found.best));
+  for (const int step : {-1, 1}) {
+    bool moved = false;
+    for (std::size_t at = found.best; step < 0 ? at > 0 : at + 1 < count;) {
+      at = step < 0 ? at - 1 : at + 1;
+      OF_ASSIGN(const double error, error_at(at));
+      if (!(error < found.error)) break;
+      found = {at, error};
+      moved = true;
+    }
+    if (moved) break;
+  }
+  return found;
+}
+
+}  // namespace
+
+Result<Refit> refit_left_over(const LeftOver& data, const Matrix& prior, std::span<const double> dampings) {
+  const Regression &fit = data.moments.fit, &check = data.moments.check;
+  Refit best{prior, false, 0, 0, 0, fit.rows + check.rows};
+  if (check.rows == 0 || best.rows < 2 * prior.rows || dampings.empty()) return best;
+  best.error_before = best.error_after = relative(check.target_squares, data.check_energy);
+  if (!(best.error_before > 1e-6)) return best;
+  OF_ASSIGN(const Descent found, descend(dampings.size(), [&](std::size_t i) -> Result<double> {
+              OF_ASSIGN(const Matrix change, ridge_solve(fit.gram, fit.cross, dampings[i]));
+              return check.error(change);
+            }));
+  if (!(found.error < check.target_squares * (1 - 1e-9))) return best;
+  best.accepted = true;
+  best.damping = dampings[found.best];
+  best.error_after = relative(found.error, data.check_energy);
+  Regression all = fit;
+  all.add(check);
+  OF_ASSIGN(const Matrix change, ridge_solve(all.gram, all.cross, best.damping));
+  best.weight = sum(prior, change);
+  return best;
+}
+
 std::span<const double> default_dampings() {
   static constexpr double kDampings[] = {1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1};
   return kDampings;

@@ -32,6 +32,13 @@ struct SplitRegression {
   void add(const Matrix& x, const Matrix& y, const std::vector<char>& held_out);
 };
 
+// Moments of inputs and of what a weight leaves over, R = Y - X P: a solution is a change of P. Nothing left over is
+// exactly nothing to do, whatever the rounding of the moments.
+struct LeftOver {
+  SplitRegression moments;                  // X'X and X'R
+  double fit_energy = 0, check_energy = 0;  // squares of Y, to relate errors to
+};
+
 struct Refit {
   Matrix weight;  // the prior when it was not accepted
   bool accepted = false;
@@ -44,6 +51,9 @@ struct Refit {
 // on all rows with it. Not accepted when the held-out error does not fall, or when there are fewer than two rows for
 // every row of the weight. Errors: those of ridge_solve.
 Result<Refit> refit(const SplitRegression& data, const Matrix& prior, std::span<const double> dampings);
+// The same from what `prior` leaves over. Looks downhill from the middle of the dampings (rising). Less than 1e-6 left
+// over is rounding: not accepted.
+Result<Refit> refit_left_over(const LeftOver& data, const Matrix& prior, std::span<const double> dampings);
 // 1e-4 to 1: from trusting the data to hardly moving.
 std::span<const double> default_dampings();
 

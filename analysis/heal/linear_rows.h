@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/calibrate/gram.h"
 #include "analysis/calibrate/part.h"
 #include "analysis/calibrate/refit.h"
 #include "analysis/structure/linear.h"
@@ -19,7 +20,7 @@ namespace onnxfold {
 struct RefitTarget {
   std::string teacher;
   std::string student_rest;  // empty: a reader
-  std::string student_sum;   // with `through`: the student's sum as it is
+  std::string student_sum;   // of a writer: the student's sum as it is, for `through`
   std::optional<Norm> through;
   std::vector<double> scale;  // per channel between Linear and stream (layer scale); empty: none
 };
@@ -32,13 +33,27 @@ struct RefitJob {
 // Values of the student and of the teacher that the job needs.
 std::vector<std::string> student_values(const RefitJob& job);
 
-// Moments of (student inputs, targets), a column of ones behind the inputs when the Linear has a bias; split into rows
-// to fit and rows held out. Nullopt when rows of the two models do not correspond (routed experts, other shapes).
-Result<std::optional<SplitRegression>> refit_rows(const RefitJob& job, const Recording& student,
-                                                  const Recording& teacher, const Dataset& data,
-                                                  const std::vector<RowMask>& masks);
+// Inputs of a Linear on all data, a column of ones behind them where it has a bias, split into rows to fit and rows
+// held out (refit.h), with their second moments. Linears that read the same value share them.
+struct RefitInputs {
+  std::string value;
+  bool ones = false, masked = false;
+  std::vector<FloatRows> fit, check;        // by batch
+  std::vector<std::vector<char>> held_out;  // by batch
+  Matrix fit_gram, check_gram;
+};
+// Whether rows of padding can be left out: of flattened values nobody knows which those are.
+bool rows_maskable(const RefitJob& job, const Taps& student, const Taps& teacher);
+// Errors: invalid_argument, what the value holds is no array of numbers.
+Result<RefitInputs> refit_inputs(const RefitJob& job, const Recording& student, const Dataset& data,
+                                 const std::vector<RowMask>& masks, bool masked);
+// What `prior` leaves over of the job's targets. Nullopt when rows of the two models do not correspond (routed experts,
+// other shapes).
+Result<std::optional<LeftOver>> left_over(const RefitJob& job, const RefitInputs& inputs, const Matrix& prior,
+                                          const Recording& student, const Recording& teacher,
+                                          const std::vector<RowMask>& masks);
 
-// Weight and bias as refit() wants them, and back into the graph of the student. Errors: those of the weight.
+// Weight and bias as refits want them, and back into the graph of the student. Errors: those of the weight.
 Result<Matrix> stacked_weight(const Linear& linear);
 Status put_stacked(Graph& graph, const Linear& linear, const Matrix& stacked);
 

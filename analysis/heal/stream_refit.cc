@@ -6,6 +6,7 @@
 #include <set>
 
 #include "ir/match.h"
+#include "ir/numeric.h"
 
 namespace onnxfold {
 namespace {
@@ -77,10 +78,10 @@ Result<std::optional<RefitJob>> job_at_cut(const BlockView& student, const Value
   if (last == nullptr || !alone_on_add(*owner, *last)) return std::optional<RefitJob>();
   OF_ASSIGN(const auto writer, stream_writer(*last));
   if (!writer) return std::optional<RefitJob>();
-  RefitJob job{writer->linear, {wanted, last->stream->name(), "", {}, writer->scale}};
+  const Value* sum = sum_of(*last) != nullptr ? sum_of(*last) : last->add->output();
+  RefitJob job{writer->linear, {wanted, last->stream->name(), sum->name(), {}, writer->scale}};
   if (owner->final_norm && owner->final_norm->output == stream && sum_of(*last) != nullptr) {
     job.target.through = owner->final_norm;
-    job.target.student_sum = sum_of(*last)->name();
   }
   return std::optional<RefitJob>(std::move(job));
 }
@@ -107,11 +108,12 @@ Status StreamRefit::heal(const std::string& student_stream, const std::string& t
   if (stream == nullptr) return fail(Code::kInternal, fmt::format("the stream value '{}' is gone", student_stream));
   const Block* owner = nullptr;
   const Sublayer* last = sublayer_making(view, stream, &owner);
+  std::vector<RefitJob> jobs;
   if (last != nullptr) {
     OF_ASSIGN(const auto writer, stream_writer(*last));
     forget_from(writer ? *writer->linear.product : *last->add);
     OF_ASSIGN(const auto job, job_at_cut(view, stream, teacher_stream));
-    if (options.at_the_cut && job) OF_TRY(refit_all({*job}, options));
+    if (options.at_the_cut && job) jobs.push_back(*job);
   } else if (stream->producer() != nullptr) {
     // Nothing writes the stream here (an embedding): values behind it are stale all the same.
     for (const std::string& name : known_.names()) {
@@ -123,15 +125,17 @@ Status StreamRefit::heal(const std::string& student_stream, const std::string& t
       }
     }
   }
-  if (!options.readers && !options.writers) return {};
-  OF_ASSIGN(Recording made, replay(student_, data_, known_, {student_stream}));
-  known_.merge(std::move(made));
-  return refit_behind(teacher_.graph().find(teacher_stream), options);
+  if (options.readers || options.writers) {
+    OF_ASSIGN(const std::vector<RefitJob> behind, jobs_behind(teacher_.graph().find(teacher_stream), options));
+    jobs.insert(jobs.end(), behind.begin(), behind.end());
+  }
+  return refit_in_order(jobs, options);
 }
 
 Status StreamRefit::heal_all(const StreamRefitOptions& options) {
   known_ = Recording{std::vector<Taps>(data_.batches.size())};
-  return refit_behind(nullptr, options);
+  OF_ASSIGN(const std::vector<RefitJob> jobs, jobs_behind(nullptr, options));
+  return refit_in_order(jobs, options);
 }
 
 Status StreamRefit::find_writers() {
@@ -146,37 +150,26 @@ Status StreamRefit::find_writers() {
   return {};
 }
 
-// The Linears behind a value of the teacher, block by block, then those behind the last block.
-Status StreamRefit::refit_behind(const Value* teacher_stream, const StreamRefitOptions& options) {
+// The Linears behind a value of the teacher: those of blocks that the student still has, and those behind the last
+// block, in the order in which they run.
+Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stream, const StreamRefitOptions& options) {
   view_ = find_blocks(teacher_.graph());
   OF_TRY(find_writers());
-  std::vector<Linear> linears = find_linears(teacher_.graph());
-  if (teacher_stream != nullptr && teacher_stream->producer() != nullptr) {
-    const auto earlier = [&](const Linear& linear) {
-      return teacher_.graph().before(*linear.product, *teacher_stream->producer());
-    };
-    linears.erase(std::remove_if(linears.begin(), linears.end(), earlier), linears.end());
-  }
-  std::set<const Node*> done;
+  std::set<const Node*> members;
   for (const Block& block : view_.blocks) {
     if (block.output == nullptr || student_.graph().find(block.output->name()) == nullptr) continue;
-    const std::set<const Node*> members(block.nodes.begin(), block.nodes.end());
-    std::vector<Linear> mine;
-    for (const Linear& linear : linears) {
-      if (members.count(linear.product) != 0 && done.insert(linear.product).second) mine.push_back(linear);
-    }
-    if (mine.empty()) continue;
-    OF_TRY(refit_linears(mine, options));
-    OF_ASSIGN(Recording made, replay(student_, data_, known_, {block.output->name()}));
-    known_.merge(std::move(made));
+    members.insert(block.nodes.begin(), block.nodes.end());
   }
-  std::vector<Linear> rest;
   const Node* last = view_.blocks.empty() ? nullptr : view_.blocks.back().sublayers.back().add;
-  for (const Linear& linear : linears) {
-    if (done.count(linear.product) != 0) continue;
-    if (last == nullptr || teacher_.graph().before(*last, *linear.product)) rest.push_back(linear);
+  std::vector<RefitJob> jobs;
+  for (const Linear& linear : find_linears(teacher_.graph())) {
+    const bool earlier = teacher_stream != nullptr && teacher_stream->producer() != nullptr &&
+                         teacher_.graph().before(*linear.product, *teacher_stream->producer());
+    const bool behind_all = last == nullptr || teacher_.graph().before(*last, *linear.product);
+    if (earlier || (members.count(linear.product) == 0 && !behind_all)) continue;
+    if (auto job = job_of(linear, options)) jobs.push_back(std::move(*job));
   }
-  return refit_linears(rest, options);
+  return jobs;
 }
 
 std::optional<RefitJob> StreamRefit::job_of(const Linear& teacher_linear, const StreamRefitOptions& options) const {
@@ -193,58 +186,57 @@ std::optional<RefitJob> StreamRefit::job_of(const Linear& teacher_linear, const 
   const Node* add = sum->producer();
   const Value* rest = add->input(add->input(0)->name() == writer->second.addend ? 1 : 0);
   if (rest == nullptr || rest->name() == writer->second.addend) return {};
-  return RefitJob{*linear, {writer->second.sum, rest->name(), "", {}, writer->second.scale}};
+  return RefitJob{*linear, {writer->second.sum, rest->name(), writer->second.sum, {}, writer->second.scale}};
 }
 
-// Linears that read the same value are solved together, the others one after the other.
-Status StreamRefit::refit_linears(const std::vector<Linear>& linears, const StreamRefitOptions& options) {
-  std::vector<RefitJob> jobs;
-  const Value* input = nullptr;
-  for (const Linear& linear : linears) {
-    auto job = job_of(linear, options);
-    if (!job) continue;
-    if (input != linear.input) {
-      OF_TRY(refit_all(jobs, options));
-      jobs.clear();
-    }
-    input = linear.input;
-    jobs.push_back(std::move(*job));
-  }
-  return refit_all(jobs, options);
-}
-
-// REQUIRES that the jobs do not feed each other.
-Status StreamRefit::refit_all(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options) {
+Status StreamRefit::refit_in_order(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options) {
   if (jobs.empty()) return {};
-  std::set<std::string> mine, wanted;
+  std::vector<std::string> ours, theirs;
   for (const RefitJob& job : jobs) {
-    for (const std::string& name : student_values(job)) mine.insert(name);
-    wanted.insert(job.target.teacher);
+    for (const std::string& name : student_values(job)) ours.push_back(name);
+    ours.push_back(job.linear.output->name());
+    if (!job.target.student_sum.empty())
+      ours.push_back(job.target.student_sum);  // what it is added to lives until then
+    theirs.push_back(job.target.teacher);
   }
-  OF_ASSIGN(const Recording student, replay(student_, data_, known_, {mine.begin(), mine.end()}));
-  OF_ASSIGN(const Recording teacher, replay(teacher_, data_, teacher_values_, {wanted.begin(), wanted.end()}));
-  for (const RefitJob& job : jobs) OF_TRY(refit_one(job, student, teacher, options));
+  OF_ASSIGN(const auto student, ModelWalk::create(student_, data_, known_, ours));
+  OF_ASSIGN(const auto teacher, ModelWalk::create(teacher_, data_, teacher_values_, theirs));
+  inputs_.reset();
+  for (const RefitJob& job : jobs) OF_TRY(refit_one(job, *student, *teacher, options));
   return {};
 }
 
-Status StreamRefit::refit_one(const RefitJob& job, const Recording& student, const Recording& teacher,
+Status StreamRefit::refit_one(const RefitJob& job, ModelWalk& student, ModelWalk& teacher,
                               const StreamRefitOptions& options) {
   const std::string label = job.linear.product->label();
-  if (job.linear.weight->uses().size() > 1) {
+  Recording mine{std::vector<Taps>(data_.batches.size())}, wanted = mine;
+  OF_ASSIGN(const std::vector<Datum> target, teacher.pass(job.target.teacher));
+  if (job.linear.weight->uses().size() > 1 || job.linear.product->input(1)->uses().size() > 1) {
     notes_.push_back({label, "not refitted: its weight is shared", false});
     return {};
   }
-  OF_ASSIGN(const auto rows, refit_rows(job, student, teacher, data_, masks_));
+  OF_TRY(student.stop_before(job.linear.product->output()->name()));
+  for (const std::string& name : student_values(job)) {
+    OF_ASSIGN(const std::vector<Datum> data, student.here(name));
+    for (std::size_t i = 0; i < data.size(); ++i) mine.batches[i][name] = data[i];
+  }
+  for (std::size_t i = 0; i < target.size(); ++i) wanted.batches[i][job.target.teacher] = target[i];
+  const bool masked = rows_maskable(job, mine.batches.at(0), wanted.batches.at(0));
+  const bool ones = job.linear.bias != nullptr;
+  if (!inputs_ || inputs_->value != job.linear.input->name() || inputs_->ones != ones || inputs_->masked != masked) {
+    OF_ASSIGN(inputs_, refit_inputs(job, mine, data_, masks_, masked));
+  }
+  OF_ASSIGN(const Matrix prior, stacked_weight(job.linear));
+  OF_ASSIGN(const auto rows, left_over(job, *inputs_, prior, mine, wanted, masks_));
   if (!rows) {
     notes_.push_back({label, "not refitted: rows of the two models do not correspond", false});
     return {};
   }
-  OF_ASSIGN(const Matrix prior, stacked_weight(job.linear));
   std::vector<double> dampings;
   for (const double damping : default_dampings()) {
     if (damping >= options.least_damping) dampings.push_back(damping);
   }
-  OF_ASSIGN(const Refit result, refit(*rows, prior, dampings));
+  OF_ASSIGN(const Refit result, refit_left_over(*rows, prior, dampings));
   if (!result.accepted) {
     notes_.push_back({label,
                       result.rows < 2 * prior.rows
@@ -258,7 +250,32 @@ Status StreamRefit::refit_one(const RefitJob& job, const Recording& student, con
                     fmt::format("refitted: held-out error {:.4f} -> {:.4f} (damping {:g}, {} rows)",
                                 result.error_before, result.error_after, result.damping, result.rows),
                     true});
-  return {};
+  return feed_on(job, student);
+}
+
+// What comes behind a refitted Linear reads what its new weight makes: the walk still has the old nodes.
+Status StreamRefit::feed_on(const RefitJob& job, ModelWalk& student) {
+  const Linear& old = job.linear;
+  const auto now = linear_making(student_.graph().find(old.output->name()));
+  if (!now) return fail(Code::kInternal, fmt::format("'{}' is no Linear any more", old.product->label()));
+  OF_ASSIGN(Matrix weight, weight_matrix(*now));
+  for (double& number : weight.data) number /= old.alpha;
+  const bool out_in = old.stored_out_in != (old.weight_transpose != nullptr);
+  if (out_in) weight = transposed(weight);
+  const auto feed = [&](const std::string& made, std::size_t input, const Dims& dims,
+                        const std::vector<double>& numbers) -> Status {
+    OF_ASSIGN(const Tensor tensor, from_doubles(now->weight->dtype(), dims, numbers));
+    OF_ASSIGN(Array array, to_array(tensor, Precision::kFloat32));
+    return student.replace_operand(made, input, Datum(std::move(array)));
+  };
+  OF_TRY(feed(old.product->output()->name(), 1, {weight.rows, weight.cols}, weight.data));
+  if (old.bias == nullptr) return {};
+  OF_ASSIGN(std::vector<double> bias, bias_vector(*now));
+  for (double& number : bias) number /= old.beta;
+  const Dims dims = {static_cast<std::int64_t>(bias.size())};
+  if (old.bias_add == nullptr) return feed(old.product->output()->name(), 2, dims, bias);
+  const bool first = old.bias_add->input(0) == old.product->output();
+  return feed(old.bias_add->output()->name(), first ? 1 : 0, dims, bias);
 }
 
 }  // namespace onnxfold

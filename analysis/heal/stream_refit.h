@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "analysis/heal/linear_rows.h"
+#include "analysis/heal/model_walk.h"
 #include "analysis/structure/blocks.h"
 
 namespace onnxfold {
@@ -29,7 +30,8 @@ struct RefitNote {
 
 class StreamRefit {
  public:
-  // `teacher_values` holds values of the teacher on the data (the stream between blocks). All must outlive this.
+  // `teacher_values` holds values of the teacher on the data (the stream between blocks, or nothing: then the teacher
+  // runs from its inputs). All must outlive this.
   StreamRefit(Model& student, const Model& teacher, const Dataset& data, const Recording& teacher_values);
 
   // The student's stream value `student_stream` should be the teacher's `teacher_stream`: refits the writer that makes
@@ -42,11 +44,10 @@ class StreamRefit {
   const std::vector<RefitNote>& notes() const { return notes_; }
 
  private:
-  Status refit_all(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options);
-  Status refit_one(const RefitJob& job, const Recording& student, const Recording& teacher,
-                   const StreamRefitOptions& options);
-  Status refit_behind(const Value* teacher_stream, const StreamRefitOptions& options);
-  Status refit_linears(const std::vector<Linear>& linears, const StreamRefitOptions& options);
+  Status refit_in_order(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options);
+  Status refit_one(const RefitJob& job, ModelWalk& student, ModelWalk& teacher, const StreamRefitOptions& options);
+  Status feed_on(const RefitJob& job, ModelWalk& student);
+  Result<std::vector<RefitJob>> jobs_behind(const Value* teacher_stream, const StreamRefitOptions& options);
   std::optional<RefitJob> job_of(const Linear& teacher_linear, const StreamRefitOptions& options) const;
   Status find_writers();
   void forget_from(const Node& node);
@@ -63,6 +64,7 @@ class StreamRefit {
   };
   std::map<std::string, Writer> writers_;  // of the teacher, by the name of the Linear's output
   Recording known_;
+  std::optional<RefitInputs> inputs_;  // of the last Linear
   std::vector<RefitNote> notes_;
 };
 

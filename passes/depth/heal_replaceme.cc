@@ -29,9 +29,12 @@ Result<HealNotes> heal_replaceme(const Gap& gap) {
   OF_ASSIGN(const Recording teacher, replay(gap.teacher, gap.data, gap.teacher_values, {gap.wanted}));
   std::vector<RowMask> masks;
   for (const Feeds& feeds : gap.data.batches) masks.push_back(row_mask(gap.student, feeds));
-  OF_ASSIGN(const auto rows, refit_rows(map, student, teacher, gap.data, masks));
+  const bool masked = rows_maskable(map, student.batches.at(0), teacher.batches.at(0));
+  OF_ASSIGN(const RefitInputs inputs, refit_inputs(map, student, gap.data, masks, masked));
+  const Matrix none = identity_matrix(down.out);
+  OF_ASSIGN(const auto rows, left_over(map, inputs, none, student, teacher, masks));
   if (!rows) return HealNotes{"rows of the two models do not correspond"};
-  OF_ASSIGN(const Refit solved, refit(*rows, identity_matrix(down.out), default_dampings()));
+  OF_ASSIGN(const Refit solved, refit_left_over(*rows, none, default_dampings()));
   if (!solved.accepted) return HealNotes{fmt::format("no map lowers the held-out error {:.4f}", solved.error_before)};
   OF_ASSIGN(const Matrix weight, stacked_weight(down));
   OF_TRY(put_stacked(graph, down, product(weight, solved.weight)));

@@ -15,13 +15,9 @@ Result<std::string> refit_front_to_back(Model& student, const Model& teacher, co
   std::string text = fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", judge.kind_name(),
                                  judge.original().value, plain.value);
   if (!refit) return text;
-  std::vector<std::string> stream;
-  for (const Block& block : find_blocks(teacher.graph()).blocks) {
-    if (block.output != nullptr) stream.push_back(block.output->name());
-  }
-  OF_ASSIGN(const Recording values, record(teacher, data, stream));
+  const Recording nothing{std::vector<Taps>(data.batches.size())};
   const std::unique_ptr<Model> healed = student.clone();
-  StreamRefit front(*healed, teacher, data, values);
+  StreamRefit front(*healed, teacher, data, nothing);
   OF_TRY(front.heal_all({}));
   OF_ASSIGN(const Damage better, judge.measure(*healed));
   const bool helps = better.value < plain.value;

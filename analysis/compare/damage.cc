@@ -30,11 +30,19 @@ std::vector<Datum> in_order(const Model& model, const Taps& taps) {
 
 }  // namespace
 
-Result<DamageMeter> DamageMeter::create(const Model& original, const Dataset& data, std::optional<Kind> force) {
+Result<DamageMeter> DamageMeter::create(const Model& original, const Dataset& data, std::optional<Kind> force,
+                                        const Recording* known) {
   DamageMeter meter;
   meter.model_ = original.clone();
   meter.data_ = &data;
-  OF_ASSIGN(meter.outputs_, record(original, data, meter.output_names()));
+  if (known != nullptr) {
+    for (const Taps& batch : known->batches) {
+      Taps& kept = meter.outputs_.batches.emplace_back();
+      for (const std::string& name : meter.output_names()) kept[name] = batch.at(name);
+    }
+  } else {
+    OF_ASSIGN(meter.outputs_, record(original, data, meter.output_names()));
+  }
   OF_ASSIGN(const auto task, meter.task_of(meter.outputs_));
   const auto& outputs = meter.model_->graph().outputs();
   const bool scores =

@@ -24,8 +24,10 @@ class DamageMeter {
   enum class Kind { kLoss, kKl, kError };
 
   // Runs the original once. `force`: measure this even where a better kind is possible (kLoss needs a task).
+  // `outputs`: of the original on the data where somebody ran it already.
   // Errors: invalid_argument when a loss is asked for and neither labels nor tokens are there; the executor's.
-  static Result<DamageMeter> create(const Model& original, const Dataset& data, std::optional<Kind> force = {});
+  static Result<DamageMeter> create(const Model& original, const Dataset& data, std::optional<Kind> force = {},
+                                    const Recording* outputs = nullptr);
   // `outputs` holds the changed model's outputs by name; those that it no longer has are not judged.
   Result<Damage> measure(const Recording& outputs) const;
   // The same after running the model.

@@ -28,22 +28,46 @@ Recording recorded_before(const Model& model, const Recording& recorded, const V
 
 }  // namespace
 
-Result<StreamRecord> StreamRecord::create(const Model& model, const Dataset& data, StreamUnit::Part part) {
+Recording recorded_up_to(const Model& model, const Recording& recorded, const Value& value) {
+  Recording kept = recorded;
+  for (const std::string& name : recorded.names()) {
+    const Value* other = model.graph().find(name);
+    const bool early = other != nullptr &&
+                       (other == &value || other->producer() == nullptr ||
+                        (value.producer() != nullptr && model.graph().before(*other->producer(), *value.producer())));
+    if (!early) kept.forget(name);
+  }
+  return kept;
+}
+
+std::vector<std::string> StreamRecord::values(const Model& model, StreamUnit::Part part) {
+  const BlockView view = find_blocks(model.graph());
+  std::set<std::string> values;
+  for (const StreamUnit& unit : removable_units(model.graph(), view, part)) {
+    values.insert({unit.before->name(), unit.after->name()});
+  }
+  for (const Block& block : view.blocks) {
+    if (block.input != nullptr) values.insert(block.input->name());
+    if (block.output != nullptr) values.insert(block.output->name());
+  }
+  for (const std::string& name : output_names(model)) values.insert(name);
+  return {values.begin(), values.end()};
+}
+
+StreamRecord StreamRecord::adopt(const Model& model, const Dataset& data, StreamUnit::Part part, Recording recorded) {
   StreamRecord record;
   record.model_ = &model;
   record.data_ = &data;
   record.view_ = find_blocks(model.graph());
   record.units_ = removable_units(model.graph(), record.view_, part, &record.notes_);
-  std::set<std::string> values;
-  for (const StreamUnit& unit : record.units_) values.insert({unit.before->name(), unit.after->name()});
-  for (const Block& block : record.view_.blocks) {
-    if (block.input != nullptr) values.insert(block.input->name());
-    if (block.output != nullptr) values.insert(block.output->name());
-  }
-  for (const std::string& name : output_names(model)) values.insert(name);
-  OF_ASSIGN(record.recorded_, onnxfold::record(model, data, {values.begin(), values.end()}));
+  record.recorded_ = std::move(recorded);
   for (const Feeds& feeds : data.batches) record.masks_.push_back(row_mask(model, feeds));
   return record;
+}
+
+Result<StreamRecord> StreamRecord::create(const Model& model, const Dataset& data, StreamUnit::Part part) {
+  OF_ASSIGN(Recording recorded, onnxfold::record(model, data, values(model, part)));
+  return adopt(model, data, part, std::move(recorded));
 }
 
 int StreamRecord::channel_axis(std::size_t block) const {

@@ -16,12 +16,21 @@
 
 namespace onnxfold {
 
+// Recorded values that do not depend on anything computed after `value`, itself included. REQUIRES that names are those
+// of the model.
+Recording recorded_up_to(const Model& model, const Recording& recorded, const Value& value);
+
 // A model with its blocks and the values of its stream on data.
 class StreamRecord {
  public:
   // Records the model's outputs and the values before and after every unit of `part` (and of whole blocks). The model
   // and the data must outlive the record. Errors: the executor's.
   static Result<StreamRecord> create(const Model& model, const Dataset& data, StreamUnit::Part part);
+
+  // The same from a recording that is there already: `recorded` holds the values that create() would record.
+  static StreamRecord adopt(const Model& model, const Dataset& data, StreamUnit::Part part, Recording recorded);
+  // Names of those values.
+  static std::vector<std::string> values(const Model& model, StreamUnit::Part part);
 
   const BlockView& view() const { return view_; }
   const std::vector<StreamUnit>& units() const { return units_; }

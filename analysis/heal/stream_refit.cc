@@ -160,6 +160,14 @@ Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stre
     if (block.output == nullptr || student_.graph().find(block.output->name()) == nullptr) continue;
     members.insert(block.nodes.begin(), block.nodes.end());
   }
+  std::map<std::string, RefitJob> at_gaps;  // by the name of the Linear's output
+  const BlockView present = options.gaps.empty() ? BlockView() : find_blocks(student_.graph());
+  for (const auto& [stream, wanted] : options.gaps) {
+    const Value* value = student_.graph().find(stream);
+    if (value == nullptr) continue;
+    OF_ASSIGN(auto job, job_at_cut(present, value, wanted));
+    if (job) at_gaps.emplace(job->linear.output->name(), std::move(*job));
+  }
   const Node* last = view_.blocks.empty() ? nullptr : view_.blocks.back().sublayers.back().add;
   std::vector<RefitJob> jobs;
   for (const Linear& linear : find_linears(teacher_.graph())) {
@@ -167,7 +175,12 @@ Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stre
                          teacher_.graph().before(*linear.product, *teacher_stream->producer());
     const bool behind_all = last == nullptr || teacher_.graph().before(*last, *linear.product);
     if (earlier || (members.count(linear.product) == 0 && !behind_all)) continue;
-    if (auto job = job_of(linear, options)) jobs.push_back(std::move(*job));
+    const auto at_gap = at_gaps.find(linear.output->name());
+    if (at_gap != at_gaps.end() && options.writers) {
+      jobs.push_back(at_gap->second);
+    } else if (auto job = job_of(linear, options)) {
+      jobs.push_back(std::move(*job));
+    }
   }
   return jobs;
 }

@@ -21,6 +21,8 @@ struct StreamRefitOptions {
   bool writers = true;     // attention output and down projections behind the cut
   bool at_the_cut = true;  // the last writer in front of it
   double least_damping = 1e-4;
+  // Where else something is missing: a value of the student's stream, and the teacher's that it must stand for.
+  std::map<std::string, std::string> gaps;
 };
 
 struct RefitNote {

@@ -10,8 +10,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "analysis/depth/block_scores.h"
-#include "passes/depth/heal.h"
+#include "passes/depth/block_remover.h"
 #include "passes/depth/remove_unit.h"
 #include "passes/pass.h"
 
@@ -19,8 +18,6 @@ namespace onnxfold {
 namespace {
 
 using Part = StreamUnit::Part;
-using HealFunction = Result<HealNotes> (*)(const Gap&);
-
 HealFunction heal_function(const std::string& name) {
   if (name == "ridge-down") return heal_ridge_down;
   if (name == "ridge-stream") return heal_ridge_stream;
@@ -117,38 +114,34 @@ class DropBlocks final : public Pass {
     return {};
   }
 
-  static std::int64_t bytes_of(const Graph& graph) {
-    std::int64_t bytes = 0;
-    for (const Value* value : graph.initializers()) bytes += value->initializer()->nbytes();
-    return bytes;
-  }
-
-  const Original* original(const StreamUnit& unit) const {
+  const Original* original(const std::string& after) const {
     for (const Original& one : originals_) {
-      if (one.after == unit.after->name()) return &one;
+      if (one.after == after) return &one;
     }
     return nullptr;
   }
 
-  Status remove(Graph& graph, const StreamUnit& unit, const std::string& what, PassContext& context) {
-    const Original* one = original(unit);
-    const std::string label = one == nullptr ? unit.label : one->label;
-    const std::int64_t before = bytes_of(graph);
-    OF_ASSIGN(const RemovedInterface interface, remove_unit(graph, unit));
-    context.applied(label, what, before - bytes_of(graph));
-    if (!interface.inputs.empty() || !interface.outputs.empty()) {
-      context.note(label,
-                   fmt::format("the signature changes: inputs {} and outputs {} are gone with its key-value cache",
-                               fmt::join(interface.inputs, ", "), fmt::join(interface.outputs, ", ")));
-    }
-    return {};
+  std::string label_of(const std::string& after) const {
+    const Original* one = original(after);
+    return one == nullptr ? after : one->label;
+  }
+
+  static void report(const std::string& label, const std::string& what, const RemovedInterface& interface,
+                     std::int64_t bytes, PassContext& context) {
+    context.applied(label, what, bytes);
+    if (interface.inputs.empty() && interface.outputs.empty()) return;
+    context.note(label, fmt::format("the signature changes: inputs {} and outputs {} are gone with its key-value cache",
+                                    fmt::join(interface.inputs, ", "), fmt::join(interface.outputs, ", ")));
   }
 
   Result<bool> drop_listed_unhealed(PassContext& context) {
     const std::unique_ptr<Model> student = context.model().clone();
     for (const std::size_t index : wanted_) {
       OF_ASSIGN(const StreamUnit unit, present_unit(student->graph(), index));
-      OF_TRY(remove(student->graph(), unit, "removed", context));
+      const std::int64_t before = constant_bytes(student->graph());
+      OF_ASSIGN(const RemovedInterface interface, remove_unit(student->graph(), unit));
+      report(label_of(originals_[index].after), "removed", interface, before - constant_bytes(student->graph()),
+             context);
     }
     context.note("", "removed as they are: healing needs data (--calibration F.npz)");
     context.model().adopt_graph(*student);
@@ -163,52 +156,44 @@ class DropBlocks final : public Pass {
   }
 
   Result<bool> drop_on_data(PassContext& context) {
-    const Dataset& data = *context.calibration;
-    const Dataset scoring = first_samples(data, score_samples_);
-    const std::unique_ptr<Model> teacher = context.model().clone(), student = context.model().clone();
-    std::optional<DamageMeter::Kind> kind;
-    if (choice_ == "kl") kind = DamageMeter::Kind::kKl;
-    OF_ASSIGN(const DamageMeter judge, DamageMeter::create(*teacher, data));
+    const Dataset scoring = first_samples(*context.calibration, score_samples_);
+    OF_ASSIGN(const auto remover, BlockRemover::create(context.model(), *context.calibration, part_, heal_));
     std::optional<DamageMeter> meter;
     if (wanted_.empty() && (choice_ == "loss" || choice_ == "kl")) {
-      OF_ASSIGN(meter, DamageMeter::create(*teacher, scoring, kind));
-    }
-    std::optional<StreamRecord> whole;
-    if (heal_ != nullptr) {
-      OF_ASSIGN(whole, StreamRecord::create(*teacher, data, part_));
+      const Recording outputs = remover->teacher_outputs(scoring);
+      const auto kind = choice_ == "kl" ? std::optional(DamageMeter::Kind::kKl) : std::nullopt;
+      OF_ASSIGN(meter, DamageMeter::create(remover->teacher(), scoring, kind, &outputs));
     }
     const std::size_t rounds = wanted_.empty() ? static_cast<std::size_t>(count_) : wanted_.size();
     bool changed = false;
     for (std::size_t round = 0; round < rounds; ++round) {
-      OF_ASSIGN(const auto pick, choose(*student, scoring, meter ? &*meter : nullptr, round, rounds));
+      OF_ASSIGN(const auto pick, choose(*remover, scoring, meter ? &*meter : nullptr, round, rounds));
       if (!pick) {
         context.skipped("", fmt::format("only {} of {} could go: the others are protected", round, rounds));
         break;
       }
-      OF_TRY(drop_one(*student, *teacher, data, whole ? &whole->recorded() : nullptr, judge, *pick, context));
+      OF_ASSIGN(const BlockRemover::Removed removed, remover->remove(*pick));
+      report(label_of(*pick), "removed" + (picked_score_.empty() ? "" : ", " + picked_score_), removed.interface,
+             removed.bytes_before - removed.bytes_after, context);
+      if (!removed.note.empty()) context.note(label_of(*pick), removed.note);
       changed = true;
     }
     if (changed) {
-      OF_ASSIGN(const Damage after, judge.measure(*student));
-      context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", judge.kind_name(),
-                                   judge.original().value, after.value));
-      context.model().adopt_graph(*student);
+      context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", remover->judge().kind_name(),
+                                   remover->judge().original().value, remover->damage()));
+      context.model().adopt_graph(*remover->student().clone());
     }
     return changed;
   }
 
   // The value behind the unit that goes next; nullopt when none may.
-  Result<std::optional<std::string>> choose(const Model& student, const Dataset& scoring, const DamageMeter* meter,
-                                            std::size_t round, std::size_t rounds) {
+  Result<std::optional<std::string>> choose(const BlockRemover& remover, const Dataset& scoring,
+                                            const DamageMeter* meter, std::size_t round, std::size_t rounds) {
     using Picked = std::optional<std::string>;
     if (!wanted_.empty()) return Picked(originals_[wanted_[round]].after);
     if (choice_ == "window" && !window_.empty()) return Picked(window_[round]);
-    OF_ASSIGN(const StreamRecord record, StreamRecord::create(student, scoring, part_));
-    std::vector<char> candidate;
-    for (const StreamUnit& unit : record.units()) {
-      const Original* one = original(unit);
-      candidate.push_back(one != nullptr && !one->is_protected ? 1 : 0);
-    }
+    const StreamRecord record = remover.record(scoring);
+    std::vector<char> candidate = candidates(record);
     if (choice_ == "window") {
       OF_ASSIGN(const auto first, closest_window(record, rounds, candidate));
       for (std::size_t i = 0; first && i < rounds; ++i) window_.push_back(record.units()[*first + i].after->name());
@@ -217,45 +202,41 @@ class DropBlocks final : public Pass {
     const UnitScore score = choice_ == "macro"       ? UnitScore::kMacro
                             : choice_ == "influence" ? UnitScore::kInfluence
                                                      : UnitScore::kDamage;
+    if (score == UnitScore::kDamage) shortlist(record, candidate);
     OF_ASSIGN(const std::vector<double> scores, score_units(record, score, meter, candidate));
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      if (candidate[i] != 0) last_scores_[record.units()[i].after->name()] = scores[i];
+    }
     const auto least = std::min_element(scores.begin(), scores.end());
     if (least == scores.end() || !std::isfinite(*least)) return Picked();
     picked_score_ = fmt::format("{} {:.4f}", score == UnitScore::kDamage ? meter->kind_name() : choice_, *least);
     return Picked(record.units()[static_cast<std::size_t>(least - scores.begin())].after->name());
   }
 
-  Status drop_one(Model& student, const Model& teacher, const Dataset& data, const Recording* teacher_values,
-                  const DamageMeter& judge, const std::string& after, PassContext& context) {
-    std::optional<StreamUnit> unit;
-    for (StreamUnit& one : removable_units(student.graph(), find_blocks(student.graph()), part_)) {
-      if (one.after->name() == after) unit = std::move(one);
+  std::vector<char> candidates(const StreamRecord& record) const {
+    std::vector<char> candidate;
+    for (const StreamUnit& unit : record.units()) {
+      const Original* one = original(unit.after->name());
+      candidate.push_back(one != nullptr && !one->is_protected ? 1 : 0);
     }
-    if (!unit) return fail(Code::kUnsupported, fmt::format("the unit behind '{}' cannot be removed any more", after));
-    const std::string stream = unit->before->name(), label = original(*unit)->label;
-    const bool first = removed_++ == 0;
-    std::optional<Recording> known;
-    if (heal_ != nullptr && first) {
-      known = *teacher_values;
-    } else if (heal_ != nullptr) {
-      OF_ASSIGN(StreamRecord record, StreamRecord::create(student, data, part_));
-      known = record.recorded();
+    return candidate;
+  }
+
+  // Ranks change little from round to round: the half that did worst when it was last tried is not tried again.
+  void shortlist(const StreamRecord& record, std::vector<char>& candidate) const {
+    constexpr std::size_t kLeast = 4;
+    std::vector<double> known;
+    for (std::size_t i = 0; i < candidate.size(); ++i) {
+      const auto last = last_scores_.find(record.units()[i].after->name());
+      if (candidate[i] != 0 && last == last_scores_.end()) return;
+      if (candidate[i] != 0) known.push_back(last->second);
     }
-    OF_TRY(remove(student.graph(), *unit, "removed" + (picked_score_.empty() ? "" : ", " + picked_score_), context));
-    student.graph().purge();
-    if (heal_ == nullptr) return {};
-    OF_ASSIGN(const Damage plain, judge.measure(student));
-    const std::unique_ptr<Model> healed = student.clone();
-    OF_ASSIGN(const HealNotes notes, heal_({*healed, teacher, data, *teacher_values, *known, stream, after}));
-    OF_ASSIGN(const Damage better, judge.measure(*healed));
-    std::string text = fmt::format("healed: {} {:.4f} -> {:.4f}; {}", judge.kind_name(), plain.value, better.value,
-                                   fmt::join(notes, "; "));
-    if (better.value < plain.value) {
-      student.adopt_graph(*healed);
-    } else {
-      text = fmt::format("not healed: {} would go from {:.4f} to {:.4f}", judge.kind_name(), plain.value, better.value);
+    const std::size_t tried = std::max(kLeast, (known.size() + 1) / 2);
+    if (tried >= known.size()) return;
+    std::nth_element(known.begin(), known.begin() + static_cast<std::ptrdiff_t>(tried) - 1, known.end());
+    for (std::size_t i = 0; i < candidate.size(); ++i) {
+      if (candidate[i] != 0 && last_scores_.at(record.units()[i].after->name()) > known[tried - 1]) candidate[i] = 0;
     }
-    context.note(label, text);
-    return {};
   }
 
   std::int64_t count_;
@@ -270,7 +251,7 @@ class DropBlocks final : public Pass {
   std::vector<std::size_t> wanted_;  // originals that the user named
   std::vector<std::string> window_;  // chosen at once
   std::string picked_score_;
-  int removed_ = 0;
+  std::map<std::string, double> last_scores_;  // by the value behind the unit
 };
 
 }  // namespace

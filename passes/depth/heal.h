@@ -1,6 +1,7 @@
 // Healing: closed-form repairs of the place where a unit was taken out.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,11 @@ struct Gap {
   Model& student;
   const Model& teacher;  // the model before anything was removed; names of values agree
   const Dataset& data;
-  const Recording& teacher_values;  // the teacher's stream on the data
-  const Recording& student_values;  // the student's stream on the data before the unit was removed
-  std::string stream;               // the student's value that stands there now
-  std::string wanted;               // the teacher's value that stood there
+  const Recording& teacher_values;                 // the teacher's stream on the data
+  const Recording& student_values;                 // the student's stream on the data before the unit was removed
+  std::string stream;                              // the student's value that stands there now
+  std::string wanted;                              // the teacher's value that stood there
+  std::map<std::string, std::string> others = {};  // other gaps: the student's stream there, the teacher's wanted there
 };
 
 // What was done, for the report. Each changes the student only where the held-out error falls.

@@ -30,6 +30,10 @@ Result<HealNotes> heal_ridge_down(const Gap& gap) {
   return heal(gap, options);
 }
 
-Result<HealNotes> heal_ridge_stream(const Gap& gap) { return heal(gap, {}); }
+Result<HealNotes> heal_ridge_stream(const Gap& gap) {
+  StreamRefitOptions options;
+  options.gaps = gap.others;
+  return heal(gap, options);
+}
 
 }  // namespace onnxfold

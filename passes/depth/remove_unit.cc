@@ -30,4 +30,10 @@ Result<RemovedInterface> remove_unit(Graph& graph, const StreamUnit& unit) {
   return removed;
 }
 
+std::int64_t constant_bytes(const Graph& graph) {
+  std::int64_t bytes = 0;
+  for (const Value* value : graph.initializers()) bytes += value->initializer()->nbytes();
+  return bytes;
+}
+
 }  // namespace onnxfold

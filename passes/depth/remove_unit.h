@@ -18,4 +18,7 @@ struct RemovedInterface {
 // stay. Errors: those of bypass().
 Result<RemovedInterface> remove_unit(Graph& graph, const StreamUnit& unit);
 
+// Bytes of all constants of the graph.
+std::int64_t constant_bytes(const Graph& graph);
+
 }  // namespace onnxfold

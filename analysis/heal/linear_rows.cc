@@ -49,6 +49,13 @@ FloatRows rows_with_ones(const FloatRows& x) {
   return out;
 }
 
+Result<FloatRows> rows_without_padding(const Datum& datum, const RowMask& mask) {
+  OF_ASSIGN(const FloatView view, FloatView::of(datum));
+  FloatRows rows;
+  gather_rows(view, kept_rows(datum, mask), rows);
+  return rows;
+}
+
 double squares_of(const FloatRows& rows) {
   double total = 0;
   for (const float x : rows.data) total += static_cast<double>(x) * static_cast<double>(x);
@@ -58,15 +65,15 @@ double squares_of(const FloatRows& rows) {
 // What the Linear should make of a batch; nullopt when the rows do not correspond.
 Result<std::optional<FloatRows>> targets(const RefitJob& job, const Taps& student, const Taps& teacher,
                                          const RowMask& mask, std::int64_t rows) {
-  OF_ASSIGN(FloatRows y, float_rows_of(teacher.at(job.target.teacher), mask));
+  OF_ASSIGN(FloatRows y, rows_without_padding(teacher.at(job.target.teacher), mask));
   if (y.cols != job.linear.out || y.rows != rows) return std::optional<FloatRows>();
   if (job.target.through) {
-    OF_ASSIGN(const FloatRows sums, float_rows_of(student.at(job.target.student_sum), mask));
+    OF_ASSIGN(const FloatRows sums, rows_without_padding(student.at(job.target.student_sum), mask));
     if (sums.rows != y.rows || sums.cols != y.cols) return std::optional<FloatRows>();
     OF_TRY(before_norm(y, sums, *job.target.through));
   }
   if (!job.target.student_rest.empty()) {
-    OF_ASSIGN(const FloatRows rest, float_rows_of(student.at(job.target.student_rest), mask));
+    OF_ASSIGN(const FloatRows rest, rows_without_padding(student.at(job.target.student_rest), mask));
     if (rest.rows != y.rows || rest.cols != y.cols) return std::optional<FloatRows>();
     for (std::size_t i = 0; i < y.data.size(); ++i) y.data[i] -= rest.data[i];
   }
@@ -113,7 +120,7 @@ Result<RefitInputs> refit_inputs(const RefitJob& job, const Recording& student, 
   std::int64_t all = 0, first = 0;
   for (const std::int64_t size : data.batch_sizes) all += size;
   for (std::size_t i = 0; i < student.batches.size(); ++i) {
-    OF_ASSIGN(FloatRows x, float_rows_of(student.batches[i].at(inputs.value), masked ? masks[i] : RowMask()));
+    OF_ASSIGN(FloatRows x, rows_without_padding(student.batches[i].at(inputs.value), masked ? masks[i] : RowMask()));
     if (inputs.ones) x = rows_with_ones(x);
     const std::vector<char> held = held_out_rows(x.rows, data.batch_sizes[i], first, all);
     first += data.batch_sizes[i];

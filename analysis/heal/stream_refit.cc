@@ -44,11 +44,11 @@ bool alone_on_add(const Block& block, const Sublayer& sublayer) {
                       [&](const Sublayer& other) { return &other != &sublayer && other.add == sublayer.add; });
 }
 
-}  // namespace
-
-Value* stream_sum(const Sublayer& sublayer) {
+Value* sum_of(const Sublayer& sublayer) {
   return sublayer.add->is("Add") ? sublayer.add->output() : sublayer.add->output(3);
 }
+
+}  // namespace
 
 Result<std::optional<StreamWriter>> stream_writer(const Sublayer& sublayer) {
   if (sublayer.gate != nullptr || sublayer.post_norm) return std::optional<StreamWriter>();
@@ -78,17 +78,10 @@ Result<std::optional<RefitJob>> job_at_cut(const BlockView& student, const Value
   if (last == nullptr || !alone_on_add(*owner, *last)) return std::optional<RefitJob>();
   OF_ASSIGN(const auto writer, stream_writer(*last));
   if (!writer) return std::optional<RefitJob>();
-<<<<<<< HEAD
   const Value* sum = sum_of(*last) != nullptr ? sum_of(*last) : last->add->output();
   RefitJob job{writer->linear, {wanted, last->stream->name(), sum->name(), {}, writer->scale}};
   if (owner->final_norm && owner->final_norm->output == stream && sum_of(*last) != nullptr) {
     job.target.through = owner->final_norm;
-=======
-  RefitJob job{writer->linear, {wanted, last->stream->name(), "", {}, writer->scale}};
-  if (owner->final_norm && owner->final_norm->output == stream && stream_sum(*last) != nullptr) {
-    job.target.through = owner->final_norm;
-    job.target.student_sum = stream_sum(*last)->name();
->>>>>>> ce2ef2e (Tied layers solved anew on what the tied model feeds them, and the start that harms the model least)
   }
   return std::optional<RefitJob>(std::move(job));
 }
@@ -145,7 +138,6 @@ Status StreamRefit::heal_all(const StreamRefitOptions& options) {
   return refit_in_order(jobs, options);
 }
 
-<<<<<<< HEAD
 Status StreamRefit::find_writers() {
   for (const Block& block : view_.blocks) {
     for (const Sublayer& sublayer : block.sublayers) {
@@ -164,20 +156,6 @@ Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stre
   view_ = find_blocks(teacher_.graph());
   OF_TRY(find_writers());
   std::set<const Node*> members;
-=======
-// The Linears behind a value of the teacher, block by block, then those behind the last block.
-Status StreamRefit::refit_behind(const Value* teacher_stream, const StreamRefitOptions& options) {
-  view_ = find_blocks(teacher_.graph());
-  OF_ASSIGN(targets_, RefitTargets::create(view_));
-  std::vector<Linear> linears = find_linears(teacher_.graph());
-  if (teacher_stream != nullptr && teacher_stream->producer() != nullptr) {
-    const auto earlier = [&](const Linear& linear) {
-      return teacher_.graph().before(*linear.product, *teacher_stream->producer());
-    };
-    linears.erase(std::remove_if(linears.begin(), linears.end(), earlier), linears.end());
-  }
-  std::set<const Node*> done;
->>>>>>> ce2ef2e (Tied layers solved anew on what the tied model feeds them, and the start that harms the model least)
   for (const Block& block : view_.blocks) {
     if (block.output == nullptr || student_.graph().find(block.output->name()) == nullptr) continue;
     members.insert(block.nodes.begin(), block.nodes.end());
@@ -208,7 +186,6 @@ Status StreamRefit::refit_behind(const Value* teacher_stream, const StreamRefitO
 }
 
 std::optional<RefitJob> StreamRefit::job_of(const Linear& teacher_linear, const StreamRefitOptions& options) const {
-<<<<<<< HEAD
   const std::string& output = teacher_linear.output->name();
   const auto linear = linear_making(student_.graph().find(output));
   if (!linear || linear->out != teacher_linear.out) return {};
@@ -223,10 +200,6 @@ std::optional<RefitJob> StreamRefit::job_of(const Linear& teacher_linear, const 
   const Value* rest = add->input(add->input(0)->name() == writer->second.addend ? 1 : 0);
   if (rest == nullptr || rest->name() == writer->second.addend) return {};
   return RefitJob{*linear, {writer->second.sum, rest->name(), writer->second.sum, {}, writer->second.scale}};
-=======
-  if (targets_.is_writer(teacher_linear) ? !options.writers : !options.readers) return {};
-  return targets_.job_of(student_.graph(), teacher_linear);
->>>>>>> ce2ef2e (Tied layers solved anew on what the tied model feeds them, and the start that harms the model least)
 }
 
 Status StreamRefit::refit_in_order(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options) {

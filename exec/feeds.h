@@ -9,7 +9,8 @@ namespace onnxfold {
 
 // The same data in the storage of `precision`.
 Datum in_precision(Datum datum, Precision precision);
-// By position of the graph inputs. Errors: invalid_argument (an input missing, of the wrong type, or unknown).
+// By position of the graph inputs. More feeds than inputs are fine when every input has one. Errors: invalid_argument
+// (an input missing, of the wrong type, or unknown while another has no feed).
 Result<std::vector<Datum>> collect_feeds(const Graph& graph, const Feeds& feeds, Precision precision);
 
 }  // namespace onnxfold

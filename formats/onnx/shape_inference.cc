@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "formats/onnx/proto.h"
+#include "formats/onnx/runtime_types.h"
 #include "formats/onnx/schema.h"
 
 namespace onnxfold {
@@ -102,7 +103,7 @@ std::string one_line(std::string text) {
 // inference goes on past such nodes.
 Status run_inference(onnx::ModelProto& proto, bool check_types, bool report_nodes) {
   try {
-    onnx::shape_inference::InferShapes(proto, onnx::OpSchemaRegistry::Instance(),
+    onnx::shape_inference::InferShapes(proto, &onnx_proto::schemas_with_runtime(),
                                        onnx::ShapeInferenceOptions(check_types, report_nodes ? 1 : 0, true));
     return {};
   } catch (const std::exception& error) {

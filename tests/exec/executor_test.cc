@@ -38,6 +38,11 @@ TEST(Executor, Runs) {
   EXPECT_TRUE(result->taps.empty());
 }
 
+// Data outlives inputs: a pass may take one away.
+TEST(Executor, DataOfAnInputThatIsNoMoreIsLeftAside) {
+  EXPECT_TRUE(run_small({{"x", array<float>({1, 2}, {1, 2})}, {"gone", array<float>({1}, {1})}}).has_value());
+}
+
 TEST(Executor, NamesTheInputThatIsWrong) {
   const auto message = [](const Feeds& feeds) {
     const auto result = run_small(feeds);

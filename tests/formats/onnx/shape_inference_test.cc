@@ -7,7 +7,8 @@ namespace onnxfold {
 namespace {
 
 std::unique_ptr<Model> model_of(const std::string& text) {
-  auto model = parse_model_text(R"(<ir_version: 10, opset_import: ["" : 21, "com.example" : 1]> g )" + text);
+  auto model = parse_model_text(
+      R"(<ir_version: 10, opset_import: ["" : 21, "com.example" : 1, "com.microsoft" : 1]> g )" + text);
   if (!model) {
     ADD_FAILURE() << model.error().message;
     return std::make_unique<Model>();
@@ -24,6 +25,30 @@ TEST(InferShapes, FollowsShapeArithmetic) {
     t = Concat<axis = 0>(u, minus)  r = Reshape(x, t)  y = Relu(r) })");
   ASSERT_TRUE(infer_shapes(*model));
   EXPECT_EQ(type_of(*model, "r"), tensor({2, 12}));
+}
+
+TEST(InferShapes, GoesOnBehindOperatorsOfTheRuntime) {
+  auto model = model_of(R"((float[B,S,8] x, float[B,2,P,4] k, float[B,2,P,4] v, int32[B] n, int32 t,
+    float[8] gain, float[16,8] w, uint8[6,1,8] codes, float[6] scales, float[8,24] packed) => (float[B,S,24] y) {
+    normal, mean, inverse, sum = com.microsoft.SkipSimplifiedLayerNormalization(x, x, gain)
+    q, keys, values = com.microsoft.GroupQueryAttention<num_heads = 2, kv_num_heads = 2>(normal, sum, sum, k, v, n, t)
+    small = com.microsoft.MatMulNBits<K = 8, N = 6, bits = 4, block_size = 16>(q, codes, scales)
+    both = com.microsoft.FusedMatMul<transB = 1>(q, w)
+    a = com.microsoft.Attention<num_heads = 2>(q, packed)  g = com.microsoft.FastGelu(a)
+    r = Relu(keys)  y = MatMul(g, packed) })");
+  ASSERT_TRUE(infer_shapes(*model));
+  EXPECT_EQ(type_of(*model, "sum"), "float[B,S,8]");
+  EXPECT_EQ(type_of(*model, "q"), "float[B,S,8]");
+  EXPECT_EQ(type_of(*model, "small"), "float[B,S,6]");
+  EXPECT_EQ(type_of(*model, "both"), "float[B,S,16]");
+  EXPECT_EQ(type_of(*model, "g"), "float[B,S,8]");
+  EXPECT_EQ(model->graph().find("r")->dtype(), DType::kFloat32);
+}
+
+TEST(InferShapes, UnknownOperatorsOfTheRuntimeStayUnknown) {
+  auto model = model_of("(float[2,3] x) => (float[2,3] y) { m = com.microsoft.NoSuch(x)  y = Relu(m) }");
+  ASSERT_TRUE(infer_shapes(*model));
+  EXPECT_EQ(model->graph().find("m")->dtype(), DType::kUndefined);
 }
 
 TEST(InferShapes, AnInnerClashCostsOneValue) {

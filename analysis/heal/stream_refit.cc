@@ -44,11 +44,11 @@ bool alone_on_add(const Block& block, const Sublayer& sublayer) {
                       [&](const Sublayer& other) { return &other != &sublayer && other.add == sublayer.add; });
 }
 
-Value* sum_of(const Sublayer& sublayer) {
+}  // namespace
+
+Value* stream_sum(const Sublayer& sublayer) {
   return sublayer.add->is("Add") ? sublayer.add->output() : sublayer.add->output(3);
 }
-
-}  // namespace
 
 Result<std::optional<StreamWriter>> stream_writer(const Sublayer& sublayer) {
   if (sublayer.gate != nullptr || sublayer.post_norm) return std::optional<StreamWriter>();
@@ -78,9 +78,9 @@ Result<std::optional<RefitJob>> job_at_cut(const BlockView& student, const Value
   if (last == nullptr || !alone_on_add(*owner, *last)) return std::optional<RefitJob>();
   OF_ASSIGN(const auto writer, stream_writer(*last));
   if (!writer) return std::optional<RefitJob>();
-  const Value* sum = sum_of(*last) != nullptr ? sum_of(*last) : last->add->output();
+  const Value* sum = stream_sum(*last) != nullptr ? stream_sum(*last) : last->add->output();
   RefitJob job{writer->linear, {wanted, last->stream->name(), sum->name(), {}, writer->scale}};
-  if (owner->final_norm && owner->final_norm->output == stream && sum_of(*last) != nullptr) {
+  if (owner->final_norm && owner->final_norm->output == stream && stream_sum(*last) != nullptr) {
     job.target.through = owner->final_norm;
   }
   return std::optional<RefitJob>(std::move(job));
@@ -138,23 +138,11 @@ Status StreamRefit::heal_all(const StreamRefitOptions& options) {
   return refit_in_order(jobs, options);
 }
 
-Status StreamRefit::find_writers() {
-  for (const Block& block : view_.blocks) {
-    for (const Sublayer& sublayer : block.sublayers) {
-      const Value* sum = sum_of(sublayer);
-      OF_ASSIGN(auto writer, stream_writer(sublayer));
-      if (!writer || sum == nullptr || !alone_on_add(block, sublayer)) continue;
-      writers_[writer->linear.output->name()] = {sum->name(), sublayer.addend->name(), std::move(writer->scale)};
-    }
-  }
-  return {};
-}
-
 // The Linears behind a value of the teacher: those of blocks that the student still has, and those behind the last
 // block, in the order in which they run.
 Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stream, const StreamRefitOptions& options) {
   view_ = find_blocks(teacher_.graph());
-  OF_TRY(find_writers());
+  OF_ASSIGN(targets_, RefitTargets::create(view_));
   std::set<const Node*> members;
   for (const Block& block : view_.blocks) {
     if (block.output == nullptr || student_.graph().find(block.output->name()) == nullptr) continue;
@@ -186,20 +174,8 @@ Result<std::vector<RefitJob>> StreamRefit::jobs_behind(const Value* teacher_stre
 }
 
 std::optional<RefitJob> StreamRefit::job_of(const Linear& teacher_linear, const StreamRefitOptions& options) const {
-  const std::string& output = teacher_linear.output->name();
-  const auto linear = linear_making(student_.graph().find(output));
-  if (!linear || linear->out != teacher_linear.out) return {};
-  const auto writer = writers_.find(output);
-  if (writer == writers_.end()) {
-    if (!options.readers) return {};
-    return RefitJob{*linear, {output, "", "", {}, {}}};
-  }
-  const Value* sum = student_.graph().find(writer->second.sum);
-  if (!options.writers || sum == nullptr || sum->producer() == nullptr) return {};
-  const Node* add = sum->producer();
-  const Value* rest = add->input(add->input(0)->name() == writer->second.addend ? 1 : 0);
-  if (rest == nullptr || rest->name() == writer->second.addend) return {};
-  return RefitJob{*linear, {writer->second.sum, rest->name(), writer->second.sum, {}, writer->second.scale}};
+  if (targets_.is_writer(teacher_linear) ? !options.writers : !options.readers) return {};
+  return targets_.job_of(student_.graph(), teacher_linear);
 }
 
 Status StreamRefit::refit_in_order(const std::vector<RefitJob>& jobs, const StreamRefitOptions& options) {

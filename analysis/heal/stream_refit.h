@@ -12,6 +12,7 @@
 
 #include "analysis/heal/linear_rows.h"
 #include "analysis/heal/model_walk.h"
+#include "analysis/heal/refit_targets.h"
 #include "analysis/structure/blocks.h"
 
 namespace onnxfold {
@@ -51,7 +52,6 @@ class StreamRefit {
   Status feed_on(const RefitJob& job, ModelWalk& student);
   Result<std::vector<RefitJob>> jobs_behind(const Value* teacher_stream, const StreamRefitOptions& options);
   std::optional<RefitJob> job_of(const Linear& teacher_linear, const StreamRefitOptions& options) const;
-  Status find_writers();
   void forget_from(const Node& node);
 
   Model& student_;
@@ -59,12 +59,8 @@ class StreamRefit {
   const Dataset& data_;
   const Recording& teacher_values_;
   std::vector<RowMask> masks_;
-  BlockView view_;  // of the teacher
-  struct Writer {
-    std::string sum, addend;
-    std::vector<double> scale;
-  };
-  std::map<std::string, Writer> writers_;  // of the teacher, by the name of the Linear's output
+  BlockView view_;        // of the teacher
+  RefitTargets targets_;  // of the teacher
   Recording known_;
   std::optional<RefitInputs> inputs_;  // of the last Linear
   std::vector<RefitNote> notes_;
@@ -77,6 +73,8 @@ struct StreamWriter {
   std::vector<double> scale;
 };
 Result<std::optional<StreamWriter>> stream_writer(const Sublayer& sublayer);
+// The stream behind a sublayer: the sum itself where a norm is fused to it; null when nothing makes it.
+Value* stream_sum(const Sublayer& sublayer);
 // The job of making the student's stream value `stream` the teacher's `wanted` through the writer that makes it; none
 // when it is not made by one writer alone.
 Result<std::optional<RefitJob>> job_at_cut(const BlockView& student, const Value* stream, const std::string& wanted);

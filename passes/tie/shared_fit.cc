@@ -85,7 +85,7 @@ double SharedFitter::error_of(const SharedFit& fit) const {
 }
 
 SharedFit SharedFitter::correct(const Matrix& shared, std::int64_t rank, bool plain) const {
-  SharedFit fit{shared, std::vector<LowRank>(weights_.size()), 0};
+  SharedFit fit{shared, std::vector<LowRank>(weights_.size()), 0, {}};
   const bool whitened = weighted() && !plain;
   for (std::size_t l = 0; rank > 0 && l < weights_.size(); ++l) {
     const Matrix rest = sum(weights_[l], shared, -1);

@@ -14,6 +14,8 @@ struct SharedFit {
   Matrix shared;                     // [in, out]
   std::vector<LowRank> corrections;  // one a weight, of this rank; of rank 0: empty matrices
   double error = 0;                  // what is left, see above
+  // By weight: what its bias should be; empty, or empty for one: as it is.
+  std::vector<std::vector<double>> biases;
 };
 
 class SharedFitter {

@@ -74,6 +74,23 @@ Value* share_weight(Graph& graph, const std::vector<Linear>& linears, const Tens
   return shared;
 }
 
+Status replace_bias(Graph& graph, const Linear& linear, const std::vector<double>& bias) {
+  if (linear.beta == 0) return fail(Code::kUnsupported, "a bias with the factor 0");
+  std::vector<double> numbers = bias;
+  for (double& number : numbers) number /= linear.beta;
+  const Tensor& old = *linear.bias->constant();
+  OF_ASSIGN(Tensor made, from_doubles(old.dtype(), old.dims(), numbers));
+  Node& reader = linear.bias_add != nullptr ? *linear.bias_add : *linear.product;
+  for (std::size_t i = 0; i < reader.inputs().size(); ++i) {
+    Value* value = reader.input(i);
+    if (value == nullptr || behind_identity(value) != linear.bias) continue;
+    graph.set_input(reader, i, graph.add_initializer(linear.bias->name(), std::move(made)));
+    if (!value->erased()) erase_unread(graph, value);
+    return {};
+  }
+  return fail(Code::kInternal, "a bias that nothing adds");
+}
+
 Status add_correction(Graph& graph, const Linear& linear, Tensor a, Tensor b) {
   const std::string name = linear.output->name();
   Type thin = linear.input->type();

@@ -13,6 +13,10 @@ namespace onnxfold {
 // constant.
 Value* share_weight(Graph& graph, const std::vector<Linear>& linears, const Tensor& weight);
 
+// Another bias for one that has one, in its element type and shape. REQUIRES linear.bias and as many numbers as it has.
+// Errors: unsupported, when the product takes nothing of its bias (beta 0).
+Status replace_bias(Graph& graph, const Linear& linear, const std::vector<double>& bias);
+
 // y => y + (x A) B beside the Linear: MatMul, MatMul, Add behind its bias (as adapters are exported). The types of A
 // and B are that of the weight.
 Status add_correction(Graph& graph, const Linear& linear, Tensor a, Tensor b);

@@ -41,8 +41,9 @@ constexpr OptionSpec kTieLayersOptions[] = {
      "With ratio or target-size: more rank where it takes away more error (with data: measured on the model); uniform",
      "error|uniform"},
     {"start", kChoice, "auto",
-     "The shared weight: weighted: least squares on the layers' inputs (auto with data); average (auto without); "
-     "stepwise: layers at even steps; lower: the first layers",
+     "The shared weight: weighted: least squares on the layers' inputs; average (auto without data); stepwise: layers "
+     "at "
+     "even steps; lower: the first layers; auto with data: what harms the model least",
      "auto|weighted|average|stepwise|lower"},
     {"factors", kChoice, "auto",
      "The corrections: svd of what is left (auto without data); whitened: by the inputs (auto with another start); "
@@ -51,6 +52,10 @@ constexpr OptionSpec kTieLayersOptions[] = {
      "auto|svd|whitened|closed|alternate"},
     {"align", kBool, "false", "First put hidden neurons of the feed-forward layers to tie in one order (exact)"},
     {"rounds", kInt, "5", "Alternations of shared weight and corrections", "0.."},
+    {"sweeps", kInt, "1",
+     "With data, start and factors auto: how often, at most, all groups are solved anew from what the tied model feeds "
+     "them",
+     "0.."},
     {"protect-first", kInt, "0", "Blocks at the start of each stream that stay as they are", "0.."},
     {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
 };

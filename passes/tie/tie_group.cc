@@ -129,6 +129,9 @@ Status apply_fit(Graph& graph, const TieGroup& group, const SharedFit& fit) {
   }
   OF_ASSIGN(const Tensor shared, from_doubles(dtype, {fit.shared.rows, fit.shared.cols}, fit.shared.data));
   share_weight(graph, linears, shared);
+  for (std::size_t l = 0; l < fit.biases.size(); ++l) {
+    if (!fit.biases[l].empty()) OF_TRY(replace_bias(graph, linears[l], fit.biases[l]));
+  }
   for (std::size_t l = 0; l < linears.size(); ++l) {
     if (!factors[l].first.defined()) continue;
     OF_TRY(add_correction(graph, linears[l], std::move(factors[l].first), std::move(factors[l].second)));

@@ -18,6 +18,7 @@
 #include "passes/pass.h"
 #include "passes/tie/neuron_order.h"
 #include "passes/tie/tie_group.h"
+#include "passes/tie/tied_refit.h"
 
 namespace onnxfold {
 namespace {
@@ -73,7 +74,8 @@ class TieLayers final : public Pass {
     OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
                            groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
-    OF_ASSIGN(const auto fits, fit(ranks, how_.rounds));
+    OF_ASSIGN(auto fits, fit_best(*student, ranks, context));
+    OF_TRY(refit(*student, ranks, fits, context));
     for (std::size_t i = 0; i < groups_.size(); ++i) report(i, ranks[i], fits[i], context);
     for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(student->graph(), groups_[i], fits[i]));
     if (data) OF_TRY(measure(*student, context));
@@ -229,9 +231,54 @@ class TieLayers final : public Pass {
   }
 
   Result<std::vector<SharedFit>> fit(const Ranks& ranks, int rounds) const {
-    const TieOptions how = {how_.start, how_.factors, rounds};
+    return fit(ranks, {how_.start, how_.factors, rounds});
+  }
+
+  Result<std::vector<SharedFit>> fit(const Ranks& ranks, const TieOptions& how) const {
     return for_groups<SharedFit>(groups_.size(),
                                  [&](std::size_t i) { return fit_group(groups_[i], statistics_, how, ranks[i]); });
+  }
+
+  // Least squares loses where errors add up over depth (few unique layers, no rank): with data, and no way named, the
+  // first layers and the plain mean are tried too, and the one stays that harms the model least.
+  Result<std::vector<SharedFit>> fit_best(const Model& aligned, const Ranks& ranks, PassContext& context) {
+    OF_ASSIGN(auto best, fit(ranks, how_.rounds));
+    if (!chosen_by_data(context)) return best;
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
+    OF_ASSIGN(double least, damage_of(aligned, best, meter));
+    std::string all = fmt::format("least squares {:.4f}", least), chosen = "least squares";
+    const TieOptions first = how_;
+    for (const TieStart start : {TieStart::kLower, TieStart::kAverage}) {
+      const TieOptions way = {start, TieFactors::kWhitened, first.rounds};
+      OF_ASSIGN(auto fits, fit(ranks, way));
+      OF_ASSIGN(const double damage, damage_of(aligned, fits, meter));
+      const std::string name = start == TieStart::kLower ? "first layers" : "average";
+      all += fmt::format(", {} {:.4f}", name, damage);
+      if (!(damage < least)) continue;
+      least = damage;
+      best = std::move(fits);
+      chosen = name;
+      how_ = way;
+    }
+    context.note(
+        "", fmt::format("start {}: {} of {:.4f} becomes {}", chosen, meter.kind_name(), meter.original().value, all));
+    return best;
+  }
+
+  bool chosen_by_data(const PassContext& context) const {
+    return context.calibration != nullptr && options_.text("start") == "auto" && options_.text("factors") == "auto";
+  }
+
+  // Only what is chosen by data: other fits are what their names say.
+  Status refit(const Model& aligned, const Ranks& ranks, std::vector<SharedFit>& fits, PassContext& context) const {
+    const auto sweeps = static_cast<int>(options_.integer("sweeps"));
+    if (!chosen_by_data(context) || sweeps == 0) return {};
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
+    OF_ASSIGN(const TiedRefit done, refit_tied(aligned, groups_, how_, ranks, meter, sweeps, fits));
+    context.note("",
+                 fmt::format("{} groups solved anew on what the tied model feeds them, {} sweeps: {} {:.4f} -> {:.4f}",
+                             done.solved, done.sweeps, meter.kind_name(), done.before, done.after));
+    return {};
   }
 
   Result<double> damage_of(const Model& aligned, const std::vector<SharedFit>& fits, const DamageMeter& meter) const {

@@ -6,14 +6,10 @@
 #include "analysis/calibrate/part.h"
 #include "analysis/compare/damage.h"
 #include "analysis/depth/part_table.h"
-#include "analysis/structure/blocks.h"
+#include "analysis/depth/stream_paths.h"
 
 namespace onnxfold {
 namespace {
-
-struct Addend {
-  std::string label, value;
-};
 
 // From the stream to the scores: a norm whose statistics are frozen, then a Linear.
 struct Head {
@@ -28,9 +24,11 @@ class PathEnsemble {
   PathEnsemble(const Model& model, const Dataset& data) : model_(model), data_(data) {}
 
   Result<PartTable> run() {
-    OF_TRY(find_addends());
+    OF_ASSIGN(const StreamPaths found, find_stream_paths(model_.graph()));
+    addends_ = found.paths;
+    last_ = found.last;
     std::vector<std::string> wanted = {last_};
-    for (const Addend& addend : addends_) wanted.push_back(addend.value);
+    for (const StreamPath& addend : addends_) wanted.push_back(addend.value);
     OF_ASSIGN(values_, record(model_, data_, wanted));
     OF_TRY(check_sum());
     OF_TRY(find_head());
@@ -51,27 +49,6 @@ class PathEnsemble {
   }
 
  private:
-  Status find_addends() {
-    const BlockView view = find_blocks(model_.graph());
-    if (view.blocks.empty()) return fail(Code::kUnsupported, "no residual stream with blocks was found");
-    const std::size_t stream = view.blocks.back().stream;
-    for (std::size_t i = 0; i < view.blocks.size(); ++i) {
-      const Block& block = view.blocks[i];
-      if (block.stream != stream) continue;
-      if (block.kind == Block::Kind::kPostNorm || block.kind == Block::Kind::kConvolution || block.input == nullptr ||
-          block.output == nullptr) {
-        return fail(Code::kUnsupported, fmt::format("block {} is {}: its stream is no plain sum", i, name(block.kind)));
-      }
-      if (addends_.empty()) addends_.push_back({"input of the blocks", block.input->name()});
-      for (const Sublayer& sublayer : block.sublayers) {
-        const bool shared = addends_.back().value == sublayer.addend->name();
-        if (!shared) addends_.push_back({fmt::format("block {} {}", i, name(sublayer.kind)), sublayer.addend->name()});
-      }
-      last_ = block.output->name();
-    }
-    return {};
-  }
-
   Result<Matrix> rows(const std::string& value, std::size_t batch) const {
     return rows_of(values_.batches[batch].at(value), {});
   }
@@ -81,7 +58,7 @@ class PathEnsemble {
     for (std::size_t batch = 0; batch < data_.batches.size(); ++batch) {
       OF_ASSIGN(const Matrix last, rows(last_, batch));
       Matrix total(last.rows, last.cols);
-      for (const Addend& addend : addends_) {
+      for (const StreamPath& addend : addends_) {
         OF_ASSIGN(const Matrix part, rows(addend.value, batch));
         if (part.data.size() != total.data.size()) return fail(Code::kUnsupported, "an addend has another shape");
         total = sum(total, part);
@@ -182,7 +159,7 @@ class PathEnsemble {
 
   const Model& model_;
   const Dataset& data_;
-  std::vector<Addend> addends_;
+  std::vector<StreamPath> addends_;
   std::string last_;
   Recording values_;
   std::optional<Head> head_;

@@ -44,6 +44,7 @@ class DropBlocks final : public Pass {
         list_(options.patterns("blocks")),
         choice_(options.text("choice")),
         heal_(heal_function(options.text("heal"))),
+        scale_paths_(options.text("heal") == "ensemble-scale"),
         protect_first_(options.integer("protect-first")),
         protect_last_(options.integer("protect-last")),
         score_samples_(options.integer("score-samples")) {
@@ -178,12 +179,17 @@ class DropBlocks final : public Pass {
       if (!removed.note.empty()) context.note(label_of(*pick), removed.note);
       changed = true;
     }
-    if (changed) {
-      context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", remover->judge().kind_name(),
-                                   remover->judge().original().value, remover->damage()));
-      context.model().adopt_graph(*remover->student().clone());
+    if (!changed) return false;
+    context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", remover->judge().kind_name(),
+                                 remover->judge().original().value, remover->damage()));
+    const std::unique_ptr<Model> student = remover->student().clone();
+    if (scale_paths_) {
+      OF_ASSIGN(const HealNotes notes,
+                scale_paths(*student, remover->teacher(), *context.calibration, true, remover->judge()));
+      context.note("", notes.front());
     }
-    return changed;
+    context.model().adopt_graph(*student);
+    return true;
   }
 
   // The value behind the unit that goes next; nullopt when none may.
@@ -244,6 +250,7 @@ class DropBlocks final : public Pass {
   const std::vector<std::string> list_;
   const std::string choice_;
   const HealFunction heal_;
+  const bool scale_paths_;
   const std::int64_t protect_first_, protect_last_, score_samples_;
   Part part_ = Part::kBlock;
   std::vector<Original> originals_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "analysis/calibrate/part.h"
+#include "analysis/compare/damage.h"
 #include "ir/model.h"
 
 namespace onnxfold {
@@ -34,5 +35,10 @@ Result<HealNotes> heal_ridge_stream(const Gap& gap);
 Result<HealNotes> heal_replaceme(const Gap& gap);
 // LinearPatch (arXiv 2505.24680): the stream is scaled in a Hadamard basis where the gap is: one product of width^2.
 Result<HealNotes> heal_linear_patch(const Gap& gap);
+
+// EnsembleScale (arXiv 2308.06548): what the head reads of each path is scaled; for the whole model at once, when all
+// gaps are there (ensemble_scale.cc). The student changes only where its damage falls as well.
+Result<HealNotes> scale_paths(Model& student, const Model& teacher, const Dataset& data, bool by_channel,
+                              const DamageMeter& judge);
 
 }  // namespace onnxfold

@@ -110,7 +110,7 @@ TEST(DropBlocks, ProtectedBlocksStay) {
 TEST(DropBlocks, HealingLowersTheError) {
   const Dataset data = test::normal_data(16, 8, 8);
   double plain = 0;
-  for (const char* heal : {"none", "ridge-down", "ridge-stream", "replaceme", "linear-patch"}) {
+  for (const char* heal : {"none", "ridge-down", "ridge-stream", "replaceme", "linear-patch", "ensemble-scale"}) {
     const auto model = model_from_text(blocks(4));
     const auto original = model->clone();
     const auto changed = test::run_on_data("drop-blocks", *model, data, {{"blocks", "1"}, {"heal", heal}});

@@ -4,9 +4,11 @@
 
 Needs an interpreter with torch, POT (pot), onnx and numpy, and build/release/cli/onnxfold. The models are ViTs as
 torch.onnx (TorchScript) writes them with packed q, k and v, like samples/vit_a.onnx; DATA holds `pixels`. Method: soft maps from
-activations, lambda 0.08, mean policy, separate maps of queries and keys. Both write a model and score nothing."""
+activations, lambda 0.08, mean policy, separate maps of queries and keys. Both write a model and score nothing.
+Wall time and CPU time (which other processes disturb less), medians."""
 
 import argparse
+import os
 import pathlib
 import statistics
 import subprocess
@@ -150,15 +152,20 @@ def main():
         theirs = [sys.executable, __file__, arguments.first, arguments.second, arguments.data, "--samples", arguments.samples,
                   "--fuse-to", f"{folder}/theirs.onnx"]
         seconds = {"onnxfold": [], "PyTorch and POT": []}
+        work = {"onnxfold": [], "PyTorch and POT": []}
         for _ in range(arguments.runs):
             for name, command in (("onnxfold", ours), ("PyTorch and POT", theirs)):
-                start = time.perf_counter()
+                before, start = os.times(), time.perf_counter()
                 subprocess.run([str(part) for part in command], check=True)
+                after = os.times()
                 seconds[name].append(time.perf_counter() - start)
-        medians = {name: statistics.median(each) for name, each in seconds.items()}
-        for name, median in medians.items():
-            print(f"{name:<16} {median:7.2f} s")
-        print(f"ratio            {medians['PyTorch and POT'] / medians['onnxfold']:7.1f}")
+                used = after.children_user + after.children_system - before.children_user - before.children_system
+                work[name].append(used)
+        for label, measured in (("wall", seconds), ("CPU", work)):
+            medians = {name: statistics.median(each) for name, each in measured.items()}
+            for name, median in medians.items():
+                print(f"{label:<5} {name:<16} {median:7.2f} s")
+            print(f"{label:<5} ratio            {medians['PyTorch and POT'] / medians['onnxfold']:7.1f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #include "analysis/align/heads.h"
 
 #include <algorithm>
+#include <set>
 
 #include "analysis/algebra/assignment.h"
 #include "analysis/algebra/orthogonal.h"
@@ -215,10 +216,25 @@ class Finder {
 
 }  // namespace
 
+bool self_contained(const Attention& attention) {
+  const std::set<const Node*> inside(attention.nodes.begin(), attention.nodes.end());
+  for (const Node* node : attention.nodes) {
+    for (const Value* value : node->outputs()) {
+      if (value == nullptr || value == attention.output) continue;
+      const bool kept = std::all_of(value->uses().begin(), value->uses().end(), [&](const Use& use) {
+        return use.node != nullptr && (inside.count(use.node) != 0 || use.node->is("Shape"));
+      });
+      const bool cache = value == attention.k.present || value == attention.v.present;
+      if (!kept && !cache) return false;
+    }
+  }
+  return true;
+}
+
 std::optional<HeadSite> head_site(const Attention& attention, bool rotate) {
   const std::int64_t heads = attention.heads, groups = attention.kv_heads;
   if (!attention.out || heads <= 0 || groups <= 0 || heads % groups != 0) return {};
-  if (attention.packed_weight != nullptr || attention.packed_bias != nullptr) return {};
+  if (attention.packed_weight != nullptr || attention.packed_bias != nullptr || !self_contained(attention)) return {};
   const bool fit = columns_fit(attention.q, heads, attention.head_width) &&
                    columns_fit(attention.k, groups, attention.head_width) &&
                    columns_fit(attention.v, groups, attention.value_width);
@@ -229,7 +245,11 @@ std::optional<HeadSite> head_site(const Attention& attention, bool rotate) {
   site.repeats = heads / groups;
   const bool cached = attention.k.past != nullptr || attention.k.present != nullptr || attention.v.past != nullptr ||
                       attention.v.present != nullptr;
-  site.permutable = !cached && !masks_by_head(attention) && attention.gate == nullptr && !attention.inner_norm;
+  // Norms over all heads have gains of their own for each.
+  const auto wide = [&](const Projection& each) { return each.norm && each.norm->width != each.width; };
+  const bool normed_together = wide(attention.q) || wide(attention.k) || wide(attention.v);
+  site.permutable =
+      !normed_together && !cached && !masks_by_head(attention) && attention.gate == nullptr && !attention.inner_norm;
   const HeadFreedom free = rotate ? HeadFreedom::kRotate : HeadFreedom::kPermute;
   const bool normed = attention.q.norm || attention.k.norm;
   site.scores = attention.rotary || normed || cached ? HeadFreedom::kNone : free;

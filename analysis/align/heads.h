@@ -21,8 +21,12 @@ struct HeadSite {
   HeadFreedom scores = HeadFreedom::kRotate, values = HeadFreedom::kRotate;
 };
 
-// None when q, k, v or the output are not plain Linears, or the columns cannot be told. `rotate` false: permutations
-// only.
+// Does nothing else read what the attention makes inside, but for shapes? (Relative positions may read queries and
+// keys.)
+bool self_contained(const Attention& attention);
+
+// None when q, k, v or the output are not plain Linears, something else reads them, or the columns cannot be told.
+// `rotate` false: permutations only.
 std::optional<HeadSite> head_site(const Attention& attention, bool rotate);
 
 // Cross products of two models over the columns of q's, k's and v's Linears and the rows of the output Linear; any may

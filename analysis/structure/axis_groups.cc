@@ -45,6 +45,7 @@ class Walker : private AxisLabels {
       norm_of_[norm.last()] = &norm;
     }
     for (const Node* node : graph_.nodes()) visit(*node);
+    for (const Attention& attention : attentions_) fix_operands(attention);
     for (const Value* output : graph_.outputs()) fix(*output);
     AxisGroups result;
     result.groups = groups();
@@ -79,6 +80,17 @@ class Walker : private AxisLabels {
       if (linears.count(node) == 0) skipped_.insert(node);
     }
     if (attention.packed_weight != nullptr) packed_[attention.fused] = &attention;
+  }
+
+  // What enters an attention beside its Linears (masks, biases of scores, caches, gates) stays in its order.
+  void fix_operands(const Attention& attention) {
+    const std::set<const Node*> inside(attention.nodes.begin(), attention.nodes.end());
+    for (const Node* node : attention.nodes) {
+      if (skipped_.count(node) == 0 || packed_.count(node) != 0) continue;
+      for (const Value* input : node->inputs()) {
+        if (input != nullptr && (input->producer() == nullptr || inside.count(input->producer()) == 0)) fix(*input);
+      }
+    }
   }
 
   void visit(const Node& node) {

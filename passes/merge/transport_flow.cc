@@ -104,8 +104,41 @@ class Flow {
       }
     }
     if (!options_.activations && joins.empty()) return {};
+    if (options_.activations) OF_TRY(order_by_activations());
     OF_ASSIGN(features_, activation_features(model_, anchor_, sites_.sites, joins, options_));
     return options_.activations ? solve_all() : Status();
+  }
+  // Queries that share keys first; what they compute decides.
+  Status order_by_activations() {
+    std::vector<TransportSite> sites;
+    for (const GroupedQueries& each : sites_.grouped) {
+      for (const SitePart* part : {&each.queries, &each.keys}) {
+        sites.push_back({each.queries.maker->label(), "heads", {*part}, false, 0, 0, false, false, -1});
+      }
+    }
+    if (sites.empty()) return {};
+    OF_ASSIGN(const ActivationFeatures features, activation_features(model_, anchor_, sites, {}, options_));
+    for (std::size_t i = 0; i < sites_.grouped.size(); ++i) {
+      GroupedQueries& each = sites_.grouped[i];
+      OF_ASSIGN(const auto order,
+                query_order(features.similarities[2 * i], features.similarities[2 * i + 1], each.groups));
+      take_order(sites_, each, order);
+    }
+    return {};
+  }
+  // The same by weights, when what reaches them is known.
+  Status order_by_weights(const Node& product) {
+    for (GroupedQueries& each : sites_.grouped) {
+      const bool reads = each.queries.maker == &product || each.keys.maker == &product || each.out == &product;
+      if (each.ordered || !reads) continue;
+      each.ordered = true;  // what follows asks for the same Linears
+      OF_ASSIGN(const auto queries, part_weights(each.queries));
+      OF_ASSIGN(const auto keys, part_weights(each.keys));
+      OF_ASSIGN(const auto order, query_order(similarity_of(queries.first, queries.second),
+                                              similarity_of(keys.first, keys.second), each.groups));
+      take_order(sites_, each, order);
+    }
+    return {};
   }
   // Plans from activations do not depend on each other.
   Status solve_all() {
@@ -200,11 +233,13 @@ class Flow {
     const auto known = received_.find(linear.product);
     if (known != received_.end()) return known->second;
     if (linear.input->producer() != nullptr) OF_TRY(visit(*linear.input->producer()));
+    OF_TRY(order_by_weights(*linear.product));
     OF_ASSIGN(Matrix weight, weight_matrix(*partner(linear)));
     TransportMap map = flow(linear.input, linear.input->rank().value_or(0) - 1);
     const auto behind = sites_.inputs.find(linear.product);
     if (behind != sites_.inputs.end()) {
       const SiteColumns& columns = behind->second;
+      weight = chosen_rows(weight, columns.first);
       const TransportSite& site = sites_.sites[columns.site];
       OF_ASSIGN(const SitePlan* const plan, plan_of(columns.site));
       const std::int64_t from = std::max<std::int64_t>(site.first_heads, 1),
@@ -213,6 +248,16 @@ class Flow {
     }
     if (map != nullptr && map->rows == weight.rows) weight = product(input_map(*map), weight, true);
     return received_[linear.product] = std::move(weight);
+  }
+  static Matrix chosen_rows(const Matrix& weight, const std::vector<std::int64_t>& rows) {
+    if (rows.size() != static_cast<std::size_t>(weight.rows)) return weight;
+    Matrix result(0, weight.cols);
+    for (const std::int64_t row : rows) {
+      const auto begin = weight.data.begin() + row * weight.cols;
+      result.data.insert(result.data.end(), begin, begin + weight.cols);
+      ++result.rows;
+    }
+    return result;
   }
   static Matrix chosen(const Matrix& weight, const std::vector<std::int64_t>& columns) {
     if (columns.empty()) return weight;

@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 
+#include "analysis/align/heads.h"
 #include "ir/match.h"
 
 namespace onnxfold {
@@ -17,6 +18,12 @@ std::vector<std::int64_t> columns_of(const Projection& projection, std::int64_t 
       columns.push_back(projection.offset + head * projection.head_stride + element * projection.element_stride);
     }
   }
+  return columns;
+}
+
+std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
+  std::vector<std::int64_t> columns;
+  for (std::int64_t i = 0; i < count; ++i) columns.push_back(begin + i);
   return columns;
 }
 
@@ -44,7 +51,8 @@ bool understood(const Attention& attention) {
   return attention.out && attention.packed_weight == nullptr && attention.packed_bias == nullptr &&
          attention.heads > 0 && attention.kv_heads > 0 && attention.heads % attention.kv_heads == 0 &&
          fits(attention.q) && fits(attention.k) && fits(attention.v) && !cached(attention) &&
-         attention.gate == nullptr && !attention.inner_norm && attention.out->in == attention.heads * attention.v.width;
+         self_contained(attention) && attention.gate == nullptr && !attention.inner_norm &&
+         attention.out->in == attention.heads * attention.v.width;
 }
 
 // Follows values forwards to the place where one position is taken out of many (the class token before the head).
@@ -184,7 +192,8 @@ class Finder {
     base.attention = attentions_++;
     base.first_heads = a.kv_heads;
     base.second_heads = b.kv_heads;
-    base.fixed_heads = masks_by_head(b);
+    const auto normed_together = [](const Projection& each) { return each.norm && each.norm->width != each.width; };
+    base.fixed_heads = masks_by_head(b) || normed_together(b.q) || normed_together(b.k) || normed_together(b.v);
     base.whole_heads = b.rotary || b.q.norm || b.k.norm;
     if (a.heads / a.kv_heads != b.heads / b.kv_heads)
       return refuse(b, "they share keys among different numbers of queries");
@@ -203,7 +212,9 @@ class Finder {
         }
       }
     }
+    const std::size_t before = found_.sites.size();
     OF_TRY(add_scores(a, b, base, factor));
+    if (b.heads > b.kv_heads && !base.fixed_heads) add_grouped(a, b, base, before);
     add_values(a, b, base);
     return {};
   }
@@ -212,6 +223,22 @@ class Finder {
                 "attention before '" + attention.out->product->label() + "' cannot be transported: " + why);
   }
 
+  void add_grouped(const Attention& a, const Attention& b, const TransportSite& base, std::size_t first_site) {
+    GroupedQueries grouped;
+    grouped.attention = base.attention;
+    grouped.queries = part_of(*b.q.linear, columns_of(a.q), columns_of(b.q));
+    grouped.keys = part_of(*b.k.linear, columns_of(a.k), columns_of(b.k));
+    grouped.groups = {a.kv_heads, b.kv_heads, b.heads / b.kv_heads, base.whole_heads};
+    grouped.projection = a.q;
+    grouped.out = b.out->product;
+    const std::vector<SitePart>& parts = found_.sites[first_site].parts;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i].maker == b.q.linear->product &&
+          grouped.parts.size() < static_cast<std::size_t>(grouped.groups.repeats))
+        grouped.parts.emplace_back(first_site, i);
+    }
+    found_.grouped.push_back(std::move(grouped));
+  }
   Status add_scores(const Attention& a, const Attention& b, const TransportSite& base, double factor) {
     using Scores = TransportOptions::Scores;
     if (options_.scores == Scores::kJoint && !base.whole_heads) return add_joint(a, b, base, factor);
@@ -268,8 +295,8 @@ class Finder {
     const std::size_t at = add(std::move(site));
     found_.columns[b.v.linear->product].push_back({at, 0, columns_of(a.v), columns_of(b.v), 1, 1});
     SiteColumns context{at, 0, {}, {}, b.heads / b.kv_heads, 1};
-    context.first.resize(static_cast<std::size_t>(a.out->in));
-    context.second.resize(static_cast<std::size_t>(b.out->in));
+    context.first = range(0, a.out->in);
+    context.second = range(0, b.out->in);
     found_.inputs[b.out->product] = std::move(context);
   }
 
@@ -286,25 +313,24 @@ class Finder {
       add_gate(other->second, layer);
     }
   }
-  static std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
-    std::vector<std::int64_t> columns;
-    for (std::int64_t i = 0; i < count; ++i) columns.push_back(begin + i);
-    return columns;
-  }
   void add_gate(const FeedForward& a, const FeedForward& b) {
     TransportSite site;
     site.name = b.up.product->label();
     site.kind = "hidden units";
-    const auto gate0 = range(a.gate_offset, a.hidden), gate1 = range(b.gate_offset, b.hidden);
-    const auto up0 = range(a.up_offset, a.hidden), up1 = range(b.up_offset, b.hidden);
+    // A Linear of its own is mapped whole: then its map flows on.
+    const auto part = [&](std::int64_t offset, std::int64_t hidden) {
+      return b.packed() ? range(offset, hidden) : std::vector<std::int64_t>();
+    };
+    const auto gate0 = part(a.gate_offset, a.hidden), gate1 = part(b.gate_offset, b.hidden);
+    const auto up0 = part(a.up_offset, a.hidden), up1 = part(b.up_offset, b.hidden);
     site.parts = {part_of(*b.gate, gate0, gate1), part_of(b.up, up0, up1)};
     const std::size_t at = add(std::move(site));
     found_.columns[b.gate->product].push_back({at, 0, gate0, gate1, 1, 1});
     found_.columns[b.up.product].push_back({at, 0, up0, up1, 1, 1});
     if (!b.packed()) return;
     SiteColumns hidden{at, 0, {}, {}, 1, 1};
-    hidden.first.resize(static_cast<std::size_t>(a.hidden));
-    hidden.second.resize(static_cast<std::size_t>(b.hidden));
+    hidden.first = range(0, a.hidden);
+    hidden.second = range(0, b.hidden);
     found_.inputs[b.down.product] = std::move(hidden);
   }
 
@@ -348,6 +374,42 @@ class Finder {
 };
 
 }  // namespace
+
+void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order) {
+  queries.ordered = true;
+  const std::int64_t repeats = queries.groups.repeats, width = queries.projection.width;
+  const std::vector<std::int64_t> columns = columns_of(queries.projection);
+  std::vector<std::int64_t> all;
+  std::vector<std::vector<std::int64_t>> single(static_cast<std::size_t>(repeats));
+  for (std::size_t head = 0; head < static_cast<std::size_t>(queries.groups.first * repeats); ++head) {
+    const std::size_t group = head / static_cast<std::size_t>(repeats),
+                      place = head % static_cast<std::size_t>(repeats);
+    const std::int64_t from = static_cast<std::int64_t>(group) * repeats + order[group][place];
+    const auto begin = columns.begin() + from * width;
+    all.insert(all.end(), begin, begin + width);
+    single[place].insert(single[place].end(), begin, begin + width);
+  }
+  const Node* product = queries.queries.maker;
+  for (std::size_t i = 0; i < queries.parts.size(); ++i) {
+    const auto& [site, part] = queries.parts[i];
+    sites.sites[site].parts[part].first_columns = queries.parts.size() == 1 ? all : single[i];
+  }
+  for (SiteColumns& each : sites.columns[product]) {
+    if (each.first == columns) each.first = all;
+  }
+  const auto context = sites.inputs.find(queries.out);
+  if (context == sites.inputs.end()) return;
+  std::vector<std::int64_t>& rows = context->second.first;
+  const std::int64_t value_width = static_cast<std::int64_t>(rows.size()) / (queries.groups.first * repeats);
+  rows.clear();
+  for (std::size_t group = 0; group < order.size(); ++group) {
+    for (const std::int64_t query : order[group]) {
+      const std::vector<std::int64_t> head =
+          range((static_cast<std::int64_t>(group) * repeats + query) * value_width, value_width);
+      rows.insert(rows.end(), head.begin(), head.end());
+    }
+  }
+}
 
 Result<TransportSites> find_transport_sites(const Graph& model, const Graph& anchor, const Correspondence& map,
                                             const AxisGroups& groups, const TransportOptions& options) {

@@ -10,6 +10,7 @@
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/feed_forward.h"
+#include "passes/merge/query_order.h"
 #include "passes/merge/residual_policy.h"
 
 namespace onnxfold {
@@ -60,15 +61,31 @@ struct SiteColumns {
   double factor = 1;  // on the aligned weights: queries and keys of heads that change their width
 };
 
+// Queries that share keys. Which goes where inside of a group is found first; then the model's columns are taken in
+// that order everywhere.
+struct GroupedQueries {
+  int attention = -1;
+  SitePart queries, keys;  // whole, head by head
+  QueryGroups groups;
+  Projection projection;  // of the model's queries
+  const Node* out = nullptr;
+  std::vector<std::pair<std::size_t, std::size_t>> parts;  // site and part of each of the queries; or, if one, of all
+  bool ordered = false;
+};
+
 struct TransportSites {
   std::vector<TransportSite> sites;
   std::map<const Node*, std::vector<SiteColumns>> columns;  // by product (or Conv, Gather) of the anchor
   // Products of the anchor whose input is made of a site's neurons behind an attention or a packed gate.
   std::map<const Node*, SiteColumns> inputs;
   std::vector<Attention> attentions;  // of the anchor
+  std::vector<GroupedQueries> grouped;
   // Constants of the anchor that say how scores are scaled where head widths differ: the anchor's are kept.
   std::vector<const Value*> kept;
 };
+
+// Takes the model's queries in the order of query_order from now on.
+void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order);
 
 // REQUIRES types of both models. Errors: unsupported, when an option cannot be followed (joint maps of queries and keys
 // that read different values) or heads of different widths would have to keep their elements apart.

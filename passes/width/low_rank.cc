@@ -19,6 +19,7 @@
 #include "passes/pass.h"
 #include "passes/width/front_to_back.h"
 #include "passes/width/rank_budget.h"
+#include "passes/width/removal_spread.h"
 
 namespace onnxfold {
 namespace {
@@ -152,12 +153,9 @@ class LowRankPass final : public Pass {
   }
 
   std::int64_t budget_of(const Graph& graph, const std::vector<Target>& targets) const {
-    std::int64_t mine = 0, all = 0;
+    std::int64_t mine = 0;
     for (const Target& target : targets) mine += target.in * target.out;
-    for (const Value* value : graph.initializers()) {
-      if (is_float(value->dtype())) all += value->initializer()->size();
-    }
-    if (target_params_ > 0) return std::max<std::int64_t>(0, target_params_ - (all - mine));
+    if (target_params_ > 0) return std::max<std::int64_t>(0, target_params_ - (float_parameters(graph) - mine));
     return static_cast<std::int64_t>(std::llround(ratio_ * static_cast<double>(mine)));
   }
 

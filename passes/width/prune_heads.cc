@@ -31,8 +31,9 @@ struct Layer {
   std::string label;
   std::int64_t heads = 0, groups = 0;
   std::int64_t bytes = 0;  // of the four weights
-  Matrix gram;             // of the context, a column of ones last when the output Linear has a bias; empty: no data
-  Matrix out;              // output Linear, stacked with its bias likewise
+  std::int64_t element_bytes = 4;
+  Matrix gram;  // of the context, a column of ones last when the output Linear has a bias; empty: no data
+  Matrix out;   // output Linear, stacked with its bias likewise
   std::vector<std::vector<std::int64_t>> rows;  // of each group
   std::vector<std::int64_t> order;              // groups, the least needed first
   std::vector<double> cost;
@@ -57,10 +58,15 @@ std::int64_t bytes_of(const Attention& attention) {
   return bytes;
 }
 
+std::int64_t element_bytes(const Tensor& tensor) {
+  return std::max<std::int64_t>(1, tensor.nbytes() / std::max<std::int64_t>(1, tensor.size()));
+}
+
 class PruneHeads final : public Pass {
  public:
   explicit PruneHeads(const PassOptions& options)
       : ratio_(options.number("ratio")),
+        target_params_(options.integer("target-params")),
         magnitude_(options.text("score") == "magnitude"),
         refit_(options.flag("refit")),
         by_error_(options.text("spread") == "error") {}
@@ -68,7 +74,8 @@ class PruneHeads final : public Pass {
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (&graph != &context.model().graph()) return false;
     OF_ASSIGN(const std::vector<Layer> layers, find_layers(graph, context));
-    const std::vector<std::int64_t> gone = spread(layers);
+    const std::int64_t excess = std::max<std::int64_t>(0, float_parameters(graph) - target_params_);
+    OF_ASSIGN(const std::vector<std::int64_t> gone, spread(layers, excess));
     if (std::all_of(gone.begin(), gone.end(), [](std::int64_t count) { return count == 0; })) return false;
     const std::unique_ptr<Model> student = context.model().clone();
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -105,6 +112,7 @@ class PruneHeads final : public Pass {
                   attention.heads,
                   attention.kv_heads,
                   bytes_of(attention),
+                  element_bytes(*attention.out->weight->constant()),
                   {},
                   {},
                   {},
@@ -227,14 +235,29 @@ class PruneHeads final : public Pass {
     return {};
   }
 
-  std::vector<std::int64_t> spread(const std::vector<Layer>& layers) const {
+  // `excess`: parameters that must go where the target is their number.
+  Result<std::vector<std::int64_t>> spread(const std::vector<Layer>& layers, std::int64_t excess) const {
     std::vector<LayerParts> parts;
     double all = 0;
+    std::int64_t most = 0;
     bool known = by_error_;
     for (const Layer& layer : layers) {
-      parts.push_back({layer.groups, layer.cost});
+      const std::int64_t each = layer.bytes / layer.element_bytes / layer.groups;
+      parts.push_back({layer.groups, layer.cost, each});
       all += static_cast<double>(layer.groups);
+      most += (layer.groups - 1) * each;
       known = known && !layer.cost.empty();
+    }
+    if (target_params_ > 0 && !layers.empty()) {
+      if (excess > most) {
+        return fail(
+            Code::kInvalidArgument,
+            fmt::format("target-params: {} parameters would have to go, the heads that can have {}", excess, most));
+      }
+      for (LayerParts& layer : parts) {
+        if (!known) layer.cost.clear();
+      }
+      return removals_of_parameters(parts, excess);
     }
     std::vector<std::int64_t> gone = known ? cheapest_removals(parts, static_cast<std::int64_t>(ratio_ * all + 1e-9))
                                            : uniform_removals(parts, ratio_);
@@ -287,6 +310,7 @@ class PruneHeads final : public Pass {
   }
 
   const double ratio_;
+  const std::int64_t target_params_;
   const bool magnitude_, refit_, by_error_;
   std::map<std::string, ShapeArithmetic::Extents> seen_;  // dimensions that do not change from run to run
 };

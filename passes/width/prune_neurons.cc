@@ -23,6 +23,8 @@
 namespace onnxfold {
 namespace {
 
+constexpr double kMostOfALayer = 0.95;
+
 struct Layer {
   FeedForward parts;
   Matrix gram;  // of the hidden values, a column of ones last when the down projection has a bias; empty: no data
@@ -97,6 +99,7 @@ class PruneNeurons final : public Pass {
  public:
   explicit PruneNeurons(const PassOptions& options)
       : ratio_(options.number("ratio")),
+        target_params_(options.integer("target-params")),
         multiple_(options.integer("multiple")),
         magnitude_(options.text("score") == "magnitude"),
         refit_(options.flag("refit")),
@@ -116,7 +119,7 @@ class PruneNeurons final : public Pass {
   }
 
  private:
-  Result<std::vector<Layer>> find_layers(const Graph& graph, PassContext& context) const {
+  Result<std::vector<Layer>> find_layers(const Graph& graph, PassContext& context) {
     std::vector<Layer> layers;
     std::vector<std::string> hidden;
     for (const FeedForward& parts : find_feed_forwards(graph)) {
@@ -128,6 +131,7 @@ class PruneNeurons final : public Pass {
       layers.push_back({parts, {}, {}, {}, {}});
       hidden.push_back(parts.down.input->name());
     }
+    OF_TRY(find_excess(graph, layers));
     std::map<std::string, ValueStatistics> statistics;
     const bool data = context.calibration != nullptr && !layers.empty();
     if (data) {
@@ -140,6 +144,24 @@ class PruneNeurons final : public Pass {
       OF_TRY(order_neurons(layer));
     }
     return layers;
+  }
+
+  static std::int64_t parameters_of(const FeedForward& layer) {
+    const std::int64_t readers = layer.gate ? 2 : 1;
+    return readers * layer.up.in + layer.down.out + (layer.up.bias != nullptr ? 1 : 0) +
+           (layer.gate && layer.gate->bias != nullptr ? 1 : 0);
+  }
+
+  Status find_excess(const Graph& graph, const std::vector<Layer>& layers) {
+    if (target_params_ == 0) return {};
+    std::int64_t mine = 0;
+    for (const Layer& layer : layers) mine += layer.parts.hidden * parameters_of(layer.parts);
+    excess_ = std::max<std::int64_t>(0, float_parameters(graph) - target_params_);
+    if (mine > 0) ratio_ = static_cast<double>(excess_) / static_cast<double>(mine);
+    if (layers.empty() || ratio_ <= kMostOfALayer) return {};
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("target-params: {} parameters would have to go, the neurons that can have {}", excess_, mine));
   }
 
   static Status add_moments(Layer& layer, const ValueStatistics& statistics) {
@@ -161,7 +183,8 @@ class PruneNeurons final : public Pass {
     }
     std::vector<std::vector<std::int64_t>> groups;
     for (std::int64_t j = 0; j < layer.parts.hidden; ++j) groups.push_back({j});
-    const double share = by_error_ ? std::min(0.9, 2 * ratio_) : ratio_;
+    const bool more = by_error_ || target_params_ > 0;
+    const double share = more ? std::min(kMostOfALayer, 2 * ratio_ + 0.05) : ratio_;
     const auto wanted = static_cast<std::int64_t>(std::ceil(share * static_cast<double>(layer.parts.hidden)));
     OF_ASSIGN(ColumnRemoval removal, removal_order(layer.gram, layer.down, groups, std::min(most, wanted)));
     const Matrix image = product(layer.gram, layer.down);
@@ -182,9 +205,13 @@ class PruneNeurons final : public Pass {
     std::vector<LayerParts> parts;
     bool known = by_error_;
     for (const Layer& layer : layers) {
-      parts.push_back({layer.parts.hidden, layer.cost});
+      parts.push_back({layer.parts.hidden, layer.cost, parameters_of(layer.parts)});
       known = known && !layer.cost.empty();
     }
+    if (!known) {
+      for (LayerParts& layer : parts) layer.cost.clear();
+    }
+    if (target_params_ > 0) return removals_of_parameters(parts, excess_, multiple_);
     std::vector<std::int64_t> gone = uniform_removals(parts, ratio_);
     if (known) gone = cheapest_removals(parts, std::accumulate(gone.begin(), gone.end(), std::int64_t{0}));
     for (std::size_t i = 0; i < layers.size(); ++i) gone[i] = rounded(layers[i].parts.hidden, gone[i]);
@@ -235,7 +262,9 @@ class PruneNeurons final : public Pass {
     }
   }
 
-  const double ratio_;
+  double ratio_;  // where a number of parameters is the target: the share that this comes to
+  const std::int64_t target_params_;
+  std::int64_t excess_ = 0;  // parameters that must go for that
   const std::int64_t multiple_;
   const bool magnitude_, refit_, by_error_;
 };

@@ -26,6 +26,7 @@ constexpr OptionSpec kLowRankOptions[] = {
 constexpr OptionSpec kPruneHeadsOptions[] = {
     {"ratio", kFloat, "0.25", "Heads of attentions to remove, as a share (with their key-value head where grouped)",
      "0..0.95"},
+    {"target-params", kInt, "0", "Parameters of the whole model to aim at, instead of a ratio; 0: the ratio", "0.."},
     {"score", kChoice, "error",
      "error: what the output loses when the other heads make up for it (with data); magnitude: of the weights",
      "error|magnitude"},
@@ -36,6 +37,7 @@ constexpr OptionSpec kPruneHeadsOptions[] = {
 
 constexpr OptionSpec kPruneNeuronsOptions[] = {
     {"ratio", kFloat, "0.25", "Hidden neurons of feed-forward layers to remove, as a share", "0..0.95"},
+    {"target-params", kInt, "0", "Parameters of the whole model to aim at, instead of a ratio; 0: the ratio", "0.."},
     {"multiple", kInt, "8", "Widths that are kept are multiples of this", "1.."},
     {"score", kChoice, "error",
      "error: what the layer's output loses when the others make up for it (with data); magnitude: of the weights",

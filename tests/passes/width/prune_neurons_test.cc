@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "analysis/compare/damage.h"
+#include "passes/width/removal_spread.h"
 #include "tests/passes/depth/run_on_data.h"
 
 namespace onnxfold {
@@ -80,6 +81,32 @@ TEST(PruneNeurons, RefitHalvesTheDamageOfMagnitude) {
                                 {{"ratio", "0.25"}, {"multiple", "1"}, {"score", "magnitude"}, {"refit", "false"}}));
   ASSERT_TRUE(test::run_on_data("prune-neurons", *fitted, data, kQuarter));
   EXPECT_LT(error_of(*original, *fitted, data), 0.5 * error_of(*original, *plain, data));
+}
+
+// 8 * 24 + 24 + 24 * 8 (+ 8): one neuron has 17 parameters.
+TEST(PruneNeurons, TargetOfTheWholeModel) {
+  const std::int64_t all = float_parameters(model_from_text(kPlain)->graph());
+  for (const bool with_data : {false, true}) {
+    const auto model = model_from_text(kPlain);
+    const test::OptionMap options = {{"target-params", std::to_string(all - 80)}, {"multiple", "1"}};
+    const Result<bool> changed = with_data
+                                     ? test::run_on_data("prune-neurons", *model, test::normal_data(16, 8, 8), options)
+                                     : test::run_pass("prune-neurons", *model, options);
+    ASSERT_TRUE(changed && *changed);
+    EXPECT_EQ(float_parameters(model->graph()), all - 5 * 17);  // as few as will do
+  }
+  test::expect_unchanged("prune-neurons", kPlain, {{"target-params", std::to_string(all)}});
+  test::expect_error("prune-neurons", kPlain, "would have to go", {{"target-params", "20"}});
+}
+
+TEST(RemovalSpread, ParametersGoWhereTheyCostLeast) {
+  const std::vector<LayerParts> layers = {{8, {1, 2, 3, 4, 5, 6, 7}, 10}, {8, {3, 6, 9, 12, 15, 18, 21}, 100}};
+  EXPECT_EQ(removals_of_parameters(layers, 300), (std::vector<std::int64_t>{0, 3}));  // 0.03 a parameter against 0.1
+  EXPECT_EQ(removals_of_parameters(layers, 0), (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(removals_of_parameters(layers, 705), (std::vector<std::int64_t>{1, 7}));
+  EXPECT_EQ(removals_of_parameters(layers, 250, 2), (std::vector<std::int64_t>{0, 4}));
+  EXPECT_EQ(removals_of_parameters({{7, {}, 10}, {8, {}, 10}}, 25, 4), (std::vector<std::int64_t>{3, 0}));
+  EXPECT_EQ(removals_of_parameters({{8, {}, 10}, {16, {}, 10}}, 120), (std::vector<std::int64_t>{4, 8}));
 }
 
 }  // namespace

@@ -8,37 +8,12 @@
 #include "passes/rewrite.h"
 #include "passes/tie/block_names.h"
 #include "passes/tie/stacked_tensor.h"
+#include "passes/tie/stacked_type.h"
 
 namespace onnxfold {
 namespace {
 
 using Kind = BlockOperand::Kind;
-
-// What is known of a value in every block.
-Type agreed(Type type, const Type& other) {
-  if (type == other) return type;
-  if (!type.is_tensor() || !other.is_tensor()) return Type::none();
-  if (!type.shape || !other.shape || type.shape->size() != other.shape->size()) {
-    type.shape.reset();
-    return type;
-  }
-  for (std::size_t i = 0; i < type.shape->size(); ++i) {
-    if ((*type.shape)[i] != (*other.shape)[i]) (*type.shape)[i] = Dim{};
-  }
-  return type;
-}
-
-Type with_first_axis(const Type& type, std::size_t size) {
-  Type made = type;
-  if (made.shape) made.shape->insert(made.shape->begin(), Dim{static_cast<std::int64_t>(size), "", ""});
-  return made;
-}
-
-Type without_first_axis(const Type& type) {
-  Type made = type;
-  if (made.shape) made.shape->erase(made.shape->begin());
-  return made;
-}
 
 NodeSpec spec_of(std::string op_type, std::vector<Value*> inputs, std::string output, Type type) {
   NodeSpec spec;

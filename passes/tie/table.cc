@@ -52,6 +52,8 @@ constexpr OptionSpec kTieLayersOptions[] = {
      "auto|svd|whitened|closed|alternate"},
     {"align", kBool, "false", "First put hidden neurons of the feed-forward layers to tie in one order (exact)"},
     {"rounds", kInt, "5", "Alternations of shared weight and corrections", "0.."},
+    {"pad", kBool, "false",
+     "Fill corrections of a role with zeros to equal ranks, so that roll-layers finds single blocks equal"},
     {"sweeps", kInt, "1",
      "With data, start and factors auto: how often, at most, all groups are solved anew from what the tied model feeds "
      "them",

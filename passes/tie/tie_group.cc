@@ -114,6 +114,30 @@ Result<SharedFit> fit_group(const TieGroup& group, const InputStatistics& statis
   return fit;
 }
 
+std::size_t pad_corrections(const std::vector<TieGroup>& groups, std::vector<SharedFit>& fits) {
+  std::map<std::string, std::int64_t> ranks;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    std::int64_t& most = ranks[groups[i].role];
+    for (const LowRank& pair : fits[i].corrections) most = std::max(most, pair.a.cols);
+  }
+  std::size_t filled = 0;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const std::int64_t rank = ranks[groups[i].role], in = groups[i].linears[0].in, out = groups[i].linears[0].out;
+    for (LowRank& pair : fits[i].corrections) {
+      if (pair.a.cols == rank) continue;
+      Matrix a(in, rank), b(rank, out);
+      for (std::int64_t row = 0; row < in; ++row) {
+        for (std::int64_t k = 0; k < pair.a.cols; ++k) a.at(row, k) = pair.a.at(row, k);
+      }
+      std::copy(pair.b.data.begin(), pair.b.data.end(), b.data.begin());
+      pair.a = std::move(a);
+      pair.b = std::move(b);
+      ++filled;
+    }
+  }
+  return filled;
+}
+
 Status apply_fit(Graph& graph, const TieGroup& group, const SharedFit& fit) {
   std::vector<Linear> linears;
   for (const Linear& linear : group.linears) {

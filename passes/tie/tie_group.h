@@ -45,6 +45,10 @@ Result<CorrectionCurve> curve_of(const TieGroup& group, const InputStatistics& s
 Result<SharedFit> fit_group(const TieGroup& group, const InputStatistics& statistics, const TieOptions& options,
                             std::int64_t rank);
 
+// Corrections of one role get the highest rank that one of them has, filled with zeros: blocks stay equal, so that
+// roll-layers can make a body of single blocks. Returns how many were filled. REQUIRES a fit for each group.
+std::size_t pad_corrections(const std::vector<TieGroup>& groups, std::vector<SharedFit>& fits);
+
 // Puts shared weights and corrections into a graph (the group's own or a copy with the same names).
 Status apply_fit(Graph& graph, const TieGroup& group, const SharedFit& fit);
 

@@ -76,6 +76,10 @@ class TieLayers final : public Pass {
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
     OF_ASSIGN(auto fits, fit_best(*student, ranks, context));
     OF_TRY(refit(*student, ranks, fits, context));
+    if (options_.flag("pad")) {
+      const std::size_t filled = pad_corrections(groups_, fits);
+      if (filled > 0) context.note("", fmt::format("{} corrections filled with zeros to equal ranks", filled));
+    }
     for (std::size_t i = 0; i < groups_.size(); ++i) report(i, ranks[i], fits[i], context);
     for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(student->graph(), groups_[i], fits[i]));
     if (data) OF_TRY(measure(*student, context));

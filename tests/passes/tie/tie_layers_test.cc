@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <set>
 
 #include "analysis/compare/damage.h"
@@ -241,6 +242,57 @@ TEST(TieLayers, QuantizersStoreASharedWeightOnce) {
     bytes.push_back(weight_bytes(model->graph()) - unpacked);
   }
   EXPECT_LE(bytes[1], bytes[0] / 2 + 64);
+}
+
+// Ranks that differ from unique layer to unique layer, and layers that are their own start and have no correction.
+TEST(TieLayers, PaddedCorrectionsRollBlockByBlock) {
+  for (const char* looping : {"sequence", "cycle"}) {
+    const std::string text = ffn_stack(4, 1 << 20, "double");
+    const test::OptionMap options = {{"looping", looping}, {"start", "lower"}, {"rank", "2"}, {"ranks", "ffn.down=1"}};
+    const auto plain = model_from_text(text), padded = model_from_text(text);
+    ASSERT_TRUE(test::run_pass("tie-layers", *plain, options));
+    test::OptionMap with = options;
+    with["pad"] = "true";
+    ASSERT_TRUE(test::run_pass("tie-layers", *padded, with));
+    EXPECT_EQ(test::difference(*plain, *padded, Precision::kFloat64, 1e-12), "");
+    EXPECT_LT(plain->graph().nodes_of("MatMul").size(), 8U + 2U * 8U);  // some layers are their own start
+    EXPECT_EQ(padded->graph().nodes_of("MatMul").size(), 8U + 2U * 8U);
+    const auto rolled = padded->clone();
+    const auto changed = test::run_pass("roll-layers", *rolled, {{"blocks-in-body", "1"}});
+    ASSERT_TRUE(changed && *changed) << looping;
+    EXPECT_EQ(rolled->graph().nodes_of("MatMul").size(), 0U);
+    EXPECT_EQ(test::difference(*padded, *rolled, Precision::kFloat64, 0), "");
+  }
+}
+
+// 4 bits over shared weights and over corrections, then one body: as before rolling.
+TEST(TieLayers, QuantizedCorrectionsRoll) {
+  const auto tied = model_from_text(ffn_stack(4));
+  ASSERT_TRUE(test::run_pass("tie-layers", *tied, {{"rank", "2"}}));
+  const auto quantized = test::run_pass("rtn", *tied, {{"block", "16"}, {"min-elements", "0"}});
+  ASSERT_TRUE(quantized && *quantized);
+  const std::vector<Node*> nodes = tied->graph().nodes();
+  const auto packed =
+      std::count_if(nodes.begin(), nodes.end(), [](const Node* node) { return node->op_type() == "MatMulNBits"; });
+  EXPECT_EQ(packed, 8 + 8);  // the shared weights, and of the corrections what is wide enough to gain
+  const auto rolled = tied->clone();
+  const auto changed = test::run_pass("roll-layers", *rolled);
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_EQ(rolled->graph().nodes_of("Loop").size() + rolled->graph().nodes_of("Scan").size(), 1U);
+  EXPECT_EQ(test::difference(*tied, *rolled, Precision::kFloat32, 0), "");
+}
+
+// Gains and biases in the weights first: nothing is left that layers would keep.
+TEST(TieLayers, NormsAndBiasesMayBeFoldedFirst) {
+  std::string text = ffn_stack(4, 1 << 20, "double");
+  const std::string ones = "g = {1, 1, 1, 1, 1, 1, 1, 1}";
+  text.replace(text.find(ones), ones.size(), "g = {}");  // not all ones
+  const auto model = model_from_text(text), original = model->clone();
+  ASSERT_TRUE(test::run_pass("fold-norm-affine", *model));
+  EXPECT_EQ(test::difference(*original, *model, Precision::kFloat64, 1e-12), "");
+  const auto changed = test::run_pass("tie-layers", *model, {{"rank", "8"}});
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_EQ(test::difference(*original, *model, Precision::kFloat64, 1e-12), "");
 }
 
 }  // namespace

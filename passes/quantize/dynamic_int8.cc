@@ -156,7 +156,8 @@ class DynamicInt8 final : public Pass {
   }
 
   Rounded rounded(Graph& graph, Value& value, const Node& before) {
-    const auto found = rounded_.find(&value);
+    const std::pair<const Graph*, const Value*> key{&graph, &value};  // what one body computes no other one sees
+    const auto found = rounded_.find(key);
     if (found != rounded_.end() && graph.before(*found->second.codes->producer(), before)) return found->second;
     Type codes = value.type();
     if (codes.is_tensor()) codes.dtype = DType::kUint8;
@@ -169,12 +170,12 @@ class DynamicInt8 final : public Pass {
                                "",
                                ""},
                               &before);
-    return rounded_[&value] = {node->output(0), node->output(1), node->output(2)};
+    return rounded_[key] = {node->output(0), node->output(1), node->output(2)};
   }
 
   Int8Options options_;
   bool convolutions_;
-  std::map<const Value*, Rounded> rounded_;  // looked up only
+  std::map<std::pair<const Graph*, const Value*>, Rounded> rounded_;  // looked up only
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "passes/quantize/packing.h"
@@ -18,6 +19,16 @@ DType standard_type(int bits, bool is_signed) {
   return is_signed ? DType::kInt4 : DType::kUint4;
 }
 
+// ONNX Runtime 1.32 refuses to load a body whose DequantizeLinear reads codes from outside, so a weight of one body
+// goes into it. A weight of several stays where it was: it is decoded there, see emit_standard.
+Graph& home_of(const WeightTarget& target, bool standard) {
+  Graph& inner = *target.node->graph();
+  const auto& uses = target.weight->uses();
+  const bool alone = std::all_of(uses.begin(), uses.end(),
+                                 [&](const Use& use) { return use.node != nullptr && use.node->graph() == &inner; });
+  return standard && alone ? inner : *target.weight->graph();
+}
+
 // One weight on its way into the graph.
 class Builder {
  public:
@@ -25,7 +36,7 @@ class Builder {
       : target_(target),
         format_(target.format),
         lazy_(std::move(lazy)),
-        graph_(*target.weight->graph()),
+        graph_(home_of(target, target.standard(options))),
         name_(target.weight->name()),
         standard_(target.standard(options)),
         type_(target.scale_type()),

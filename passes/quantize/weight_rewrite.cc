@@ -41,6 +41,18 @@ void warn_of_slow_kernels(const std::vector<WeightTarget>& targets, const Weight
   }
 }
 
+// The node of `outer` that is `node` or has it in a body.
+const Node* node_around(const Node& node, const Graph& outer) {
+  if (node.graph() == &outer) return &node;
+  const Graph* body = node.graph();
+  while (body->parent() != &outer) body = body->parent();
+  for (const Node* each : outer.nodes()) {
+    const auto inner = each->subgraphs();
+    if (std::find(inner.begin(), inner.end(), body) != inner.end()) return each;
+  }
+  return nullptr;
+}
+
 void erase_weight(Value& weight) {
   if (weight.is_graph_input()) return;
   Node* producer = weight.producer();
@@ -172,24 +184,27 @@ void WeightRewriter::emit_standard(Graph& graph, const WeightTarget& target, con
   Node& node = *target.node;
   const std::int64_t rows = target.shape.rows, cols = target.shape.cols;
   const bool product = target.use == WeightUse::kProduct, whole_rows = target.format.block == 0;
+  // Weights that several bodies read are decoded where they are, before the bodies run.
+  Graph& home = *parts.codes->graph();
+  const Node& reader = *node_around(node, home);
   const Dims dims = product ? Dims{cols, rows} : target.table() ? Dims{rows, cols} : target.dims;
   const std::string name = target.weight->name() + "_DQ";
   std::vector<Value*> inputs = {parts.codes, parts.scales};
   if (parts.zeros != nullptr) inputs.push_back(parts.zeros);
   if (product && tied_.contains(key_of(target))) {
     for (Value*& part : inputs) {  // runtimes fold it at load; what there is one of for each row stays
-      if (part->rank() == 2) part = insert_transpose(graph, node, *part);
+      if (part->rank() == 2) part = insert_transpose(home, reader, *part);
     }
   }
   NodeSpec spec{"DequantizeLinear", std::move(inputs), {{name, Type::tensor(target.scale_type(), dims)}}, {}, "", ""};
   const std::int64_t blocks_along = product ? 0 : target.table() ? 1 : target.axis;
   spec.attributes.emplace_back("axis", whole_rows && target.use != WeightUse::kOther ? 1 - blocks_along : blocks_along);
   if (!whole_rows) spec.attributes.emplace_back("block_size", target.format.block);
-  Value* made = graph.insert(std::move(spec), &node)->output();
+  Value* made = home.insert(std::move(spec), &reader)->output();
   if (target.type != target.scale_type()) {
     NodeSpec cast{"Cast", {made}, {{name + "_cast", Type::tensor(target.type, dims)}}, {}, "", ""};
     cast.attributes.emplace_back("to", static_cast<std::int64_t>(target.type));
-    made = graph.insert(std::move(cast), &node)->output();
+    made = home.insert(std::move(cast), &reader)->output();
   }
   if (product) node.remove_attribute("transB");
   Value* before = node.input(target.input);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "ir/match.h"
 
@@ -43,8 +44,8 @@ Source source_of(Value* value) {
 // The inputs that hold weights of an operator, most likely first; none: the operator has none that users would count.
 std::vector<std::size_t> weight_inputs(const Node& node) {
   if (node.is("Gather")) return {0};
-  if (node.is("MatMul")) return {1, 0};
-  if (node.is("Gemm") || node.is("Conv") || node.is("ConvTranspose")) return {1};
+  if (node.is("MatMul") || node.is("Gemm") || (node.is("Einsum") && node.inputs().size() == 2)) return {1, 0};
+  if (node.is("Conv") || node.is("ConvTranspose")) return {1};
   if (node.is("LSTM") || node.is("GRU") || node.is("RNN")) return {1, 2};
   return {};
 }
@@ -97,12 +98,33 @@ const FormatRule* Finder::rule_of(const WeightTarget& target) const {
   return found == options_.rules.end() ? nullptr : &*found;
 }
 
+// The last axis of input `input` that an Einsum sums over; its last axis when it says none in plain letters.
+std::int64_t einsum_axis(const Node& node, std::size_t input, std::int64_t rank) {
+  const std::string equation = node.attr_string("equation", "");
+  const std::size_t arrow = equation.find("->");
+  if (arrow == std::string::npos || equation.find("...") != std::string::npos) return rank - 1;
+  std::string terms[2], result;
+  std::size_t term = 0;
+  for (std::size_t i = 0; i < equation.size(); ++i) {
+    if (equation[i] == ',') ++term;
+    if (std::isalpha(static_cast<unsigned char>(equation[i])) == 0) continue;
+    (i > arrow ? result : terms[std::min<std::size_t>(term, 1)]) += equation[i];
+  }
+  const std::string& letters = terms[input];
+  for (std::size_t i = letters.size(); i-- > 0;) {
+    if (result.find(letters[i]) == std::string::npos) return std::min(static_cast<std::int64_t>(i), rank - 1);
+  }
+  return rank - 1;
+}
+
 // The axis that the operator sums over; of convolutions the channels of one group. ConvTranspose sums over axis 0.
 std::int64_t summed_axis(const WeightTarget& target) {
   const Node& node = *target.node;
   const auto rank = static_cast<std::int64_t>(target.dims.size());
   if (node.is("Conv")) return 1;
   if (node.is("ConvTranspose")) return 0;
+  if (node.is("Einsum")) return einsum_axis(node, target.input, rank);
+  if (node.is("Gemm")) return node.attr_int("transA", 0) != 0 ? 0 : 1;  // the left operand
   return node.is("MatMul") && target.input == 1 ? std::max<std::int64_t>(rank - 2, 0) : rank - 1;
 }
 
@@ -147,7 +169,7 @@ std::optional<WeightTarget> Finder::weight_at(Node& node, std::size_t input) con
   target.input = input;
   target.weight = source.weight;
   target.type = node.input(input)->dtype();
-  if (node.is("Gather") && (constant(source.weight)->rank() != 2 || source.transposed)) return {};
+  if (node.is("Gather") && (constant(source.weight)->rank() < 2 || source.transposed)) return {};
   lay_out(target, source.transposed);
   return target;
 }
@@ -175,7 +197,7 @@ std::string Finder::product_refusal(const WeightTarget& target) const {
 std::string Finder::other_refusal(const WeightTarget& target) const {
   const Node& node = *target.node;
   const std::string what =
-      node.is("MatMul")
+      node.is("MatMul") || node.is("Gemm")
           ? (target.input == 0 ? "weight is the left operand" : fmt::format("weight has rank {}", target.dims.size()))
           : fmt::format("weights of {} have no fast low-bit form", node.op_type());
   if (options_.other_bits == 0) return what + "; others=8 stores it behind DequantizeLinear";
@@ -202,6 +224,21 @@ std::string Finder::refusal(const WeightTarget& target) const {
                        operator_block(target.format, target.shape.cols));
   }
   return {};
+}
+
+// Weights that are cut or reshaped before they are read: nothing to quantize until that is done.
+std::int64_t moved_weight_bytes(const Node& node, std::int64_t min_elements) {
+  static constexpr std::string_view kMoves[] = {"Reshape",   "Slice",   "Split",  "Squeeze",
+                                                "Unsqueeze", "Flatten", "Concat", "Expand"};
+  if (std::none_of(std::begin(kMoves), std::end(kMoves), [&](std::string_view op) { return node.is(op); })) return 0;
+  std::int64_t bytes = 0;
+  for (const Value* input : node.inputs()) {
+    if (input == nullptr) continue;
+    const Tensor* tensor = constant(input);
+    if (tensor == nullptr) return 0;
+    if (is_float(tensor->dtype()) && tensor->rank() >= 2 && tensor->size() >= min_elements) bytes += tensor->nbytes();
+  }
+  return bytes;
 }
 
 // What a node that was quantized before says about itself; empty: it was not.
@@ -311,6 +348,10 @@ std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOp
     if (const std::string already = quantized_already(*node); !already.empty()) {
       context.skipped(node->label(), already);
       continue;
+    }
+    if (const std::int64_t bytes = moved_weight_bytes(*node, options.min_elements); bytes > 0) {
+      context.skipped(node->label(), "moves a weight before it is read; recipe clean does that once and for all",
+                      bytes);
     }
     const bool recurrent = node->is("LSTM") || node->is("GRU") || node->is("RNN");
     for (const std::size_t input : weight_inputs(*node)) {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
 namespace onnxfold {
@@ -39,6 +40,21 @@ TEST(DynamicInt8, ProductsOfIntegersWithRangesOfTheRun) {
   const Dataset data = numbers({6, 16});
   const auto wanted = first_output(*test::model_from_text(kDynamic), data);
   EXPECT_LT(relative_distance(first_output(*model, data), wanted), 0.02);
+}
+
+TEST(DynamicInt8, BodiesRoundForThemselves) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 16] x, bool c) => (float[N, 8] y) <float[16, 8] w = {}, float[16, 8] v = {}> {
+  y = If (c) <then_branch = a () => (float[N, 8] p) { p = MatMul(x, w) },
+              else_branch = b () => (float[N, 8] q) { q = MatMul(x, v) }>
+})");
+  const auto changed = test::run_pass("dynamic-int8", *model, kAll);
+  ASSERT_TRUE(changed) << changed.error().message;
+  EXPECT_TRUE(verify(*model));
+  for (const Graph* body : model->graph().nodes_of("If").at(0)->subgraphs()) {
+    EXPECT_EQ(body->nodes_of("DynamicQuantizeLinear").size(), 1U);
+    EXPECT_EQ(body->nodes_of("MatMulInteger").size(), 1U);
+  }
 }
 
 // Convolutions in groups, with bias or not, of one axis and two: codes around 128, since int8 codes are slow there.

@@ -134,6 +134,64 @@ TEST(Others, SharedByNodesAndInSubgraphs) {
       0, 2, eight);
 }
 
+TEST(Others, TablesOfExpertsEinsumAndLeftOperandsOfGemm) {
+  expect_quantized(text_of("(float[2, 3, 64] x, int64[2] i) => (float[2, 3, 24] y)", "float[4, 64, 24] w = {}",
+                           "e = Gather(w, i) y = MatMul(x, e)"),
+                   1, 0);
+  expect_quantized(text_of("(float[4, 3, 64] x) => (float[4, 3, 24] y)", "float[4, 64, 24] w = {}",
+                           "y = Einsum <equation = \"ebk,ekn->ebn\"> (x, w)"),
+                   1, 0);
+  expect_quantized(text_of("(float[64, 3] x) => (float[32, 3] y)", "float[32, 64] w = {}", "y = Gemm(w, x)"), 1, 0);
+}
+
+TEST(Others, BlocksOfEinsumRunAlongTheSummedAxis) {
+  const auto run = run_passes({{"rtn", {{"others", "8"}, {"block", "16"}}, {}}},
+                              text_of("(float[5, 64] x) => (float[5, 32] y)", "float[64, 32] w = {}",
+                                      "y = Einsum <equation = \"b k, k n -> b n\"> (x, w)"),
+                              nullptr);
+  ASSERT_TRUE(run.did());
+  const Node& decode = *run.model->graph().nodes_of("DequantizeLinear").at(0);
+  EXPECT_EQ(decode.attr_int("axis", -1), 0);
+  EXPECT_EQ(decode.input(1)->static_dims(), (Dims{4, 32}));
+}
+
+TEST(Others, WeightsThatAreMovedFirstAreSaid) {
+  const auto run =
+      run_passes({{"rtn", {}, {}}},
+                 text_of("(float[5, 64] x) => (float[5, 48] y)", "float[64, 6, 8] w = {}, int64[2] s = {64, 48}",
+                         "v = Reshape(w, s) y = MatMul(x, v)"),
+                 nullptr);
+  ASSERT_TRUE(run.changed);
+  EXPECT_FALSE(*run.changed);
+  EXPECT_TRUE(run.says("recipe clean"));
+}
+
+// ONNX Runtime loads no body whose DequantizeLinear reads codes from outside.
+TEST(Others, StandardWeightsOfOneBodyMoveIntoIt) {
+  const std::string text =
+      text_of("(float[3, 64] x, bool c) => (float[3, 32] y)", "float[64, 32] w = {}, float[64, 32] v = {}",
+              "y = If (c) <then_branch = a () => (float[3, 32] p) { p = MatMul(x, w) }, "
+              "else_branch = b () => (float[3, 32] q) { q = MatMul(x, v) }>");
+  const OptionMap options = {{"form", "dequantizelinear"}, {"symmetric", "false"}, {"scales", "float16"}};
+  expect_quantized(text, 2, 0, options, 0.2);
+  const auto run = run_passes({{"rtn", options, {}}}, text, nullptr);
+  for (const Graph* body : run.model->graph().nodes_of("If").at(0)->subgraphs()) {
+    const Node& decode = *body->nodes_of("DequantizeLinear").at(0);
+    EXPECT_EQ(decode.input(0)->graph(), body);
+  }
+}
+
+TEST(Others, StandardWeightsOfSeveralBodiesAreDecodedOutside) {
+  const std::string text = text_of("(float[3, 64] x, bool c) => (float[3, 32] y)", "float[64, 32] w = {}",
+                                   "y = If (c) <then_branch = a () => (float[3, 32] p) { p = MatMul(x, w) }, "
+                                   "else_branch = b () => (float[3, 32] q) { r = MatMul(x, w) q = Neg(r) }>");
+  const OptionMap options = {{"form", "dequantizelinear"}};
+  expect_quantized(text, 2, 0, options, 0.2);
+  const auto run = run_passes({{"rtn", options, {}}}, text, nullptr);
+  EXPECT_EQ(run.model->graph().nodes_of("DequantizeLinear").size(), 2U);
+  EXPECT_EQ(run.model->graph().initializers().size(), 2U);  // codes and scales, once
+}
+
 TEST(Others, StayInFloatWithAReasonUnlessAsked) {
   for (const auto& [text, reason] : std::initializer_list<std::pair<std::string, std::string>>{
            {text_of(kExperts, "float[4, 64, 24] w = {}", "y = MatMul(x, w)"), "weight has rank 3"},

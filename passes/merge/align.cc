@@ -55,6 +55,7 @@ class Align {
       for (MergeLayer& layer : aligned->layers) made.layers.push_back(std::move(layer));
     }
     OF_TRY(average_and_repair(made, input_, options_));
+    if (input_.calibration != nullptr) input_.move_images = made.move_images;
     return made;
   }
 

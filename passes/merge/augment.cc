@@ -31,6 +31,12 @@ Datum moved(const Datum& image, std::int64_t down, std::int64_t right) {
 
 }  // namespace
 
+bool has_images(const Dataset& data) {
+  return std::any_of(data.batches.begin(), data.batches.end(), [](const Feeds& feeds) {
+    return std::any_of(feeds.begin(), feeds.end(), [](const auto& feed) { return is_image(feed.second); });
+  });
+}
+
 Result<Dataset> with_moved_images(const Dataset& data) {
   Dataset result{data.batches, {}, data.batch_sizes, data.origin + ", moved by one pixel"};
   bool images = false;

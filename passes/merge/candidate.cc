@@ -12,7 +12,43 @@
 namespace onnxfold {
 namespace {
 
-// `parents` are in one basis, the anchor last.
+using RepairFunction = Result<int> (*)(Model&, const std::vector<const Model*>&, const Dataset&, const RepairOptions&);
+
+struct RepairJob {
+  RepairFunction run;
+  RepairOptions options;
+  std::vector<const Model*> parents;  // in one basis, the anchor last
+};
+
+Dataset half_of(const Dataset& data, std::size_t which) {
+  Dataset half{{}, {}, {}, data.origin};
+  for (std::size_t i = which; i < data.batches.size(); i += 2) {
+    half.batches.push_back(data.batches[i]);
+    half.batch_sizes.push_back(data.batch_sizes[i]);
+  }
+  return half;
+}
+
+Result<double> held_out_kl(const Model& merged, const RepairJob& job, const Dataset& seen, const Dataset& unseen) {
+  const std::unique_ptr<Model> copy = merged.clone();
+  OF_TRY(job.run(*copy, job.parents, seen, job.options));
+  OF_ASSIGN(const EnsembleReport report, score_against_ensemble(job.parents, {copy.get()}, unseen));
+  return report.models.front().kl;
+}
+
+// Do moved images help? Seen on the half of the batches that no repair was fitted to, moved as well: parents know the
+// images they were trained on, and calibration data is often of these, better than those they will see.
+Result<bool> moving_helps(Candidate& candidate, const RepairJob& job, const Dataset& data) {
+  if (data.batches.size() < 2 || !has_images(data)) return false;
+  const Dataset seen = half_of(data, 0);
+  OF_ASSIGN(const Dataset unseen, with_moved_images(half_of(data, 1)));
+  OF_ASSIGN(const Dataset moved, with_moved_images(seen));
+  OF_ASSIGN(const double plain, held_out_kl(*candidate.merged, job, seen, unseen));
+  OF_ASSIGN(const double augmented, held_out_kl(*candidate.merged, job, moved, unseen));
+  candidate.name += fmt::format(", held out: KL {:.4g}, with moved images {:.4g}", plain, augmented);
+  return augmented < plain;
+}
+
 Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& parents, const WholeMergeInput& input,
                         const PassOptions& options) {
   if (input.calibration == nullptr) return {};
@@ -20,15 +56,25 @@ Status repair_candidate(Candidate& candidate, const std::vector<const Model*>& p
   OF_ASSIGN(const int norms, recompute_batch_statistics(*candidate.merged, *input.calibration));
   if (norms > 0) candidate.name += fmt::format(", statistics of {} BatchNormalizations recomputed", norms);
   if (kind == "none") return {};
-  const RepairOptions repair{options.number("damping"), options.text("target") == "stream",
-                             static_cast<int>(options.integer("rounds")), input.weights};
+  const RepairJob job{kind == "ridge"     ? repair_ridge
+                      : kind == "regmean" ? repair_regmean
+                                          : repair_stats,
+                      {options.number("damping"), options.text("target") == "stream",
+                       static_cast<int>(options.integer("rounds")), input.weights},
+                      parents};
+  const std::string augment = options.text("augment");
+  candidate.move_images = augment == "move";
+  if (augment == "auto" && input.move_images) {
+    candidate.move_images = *input.move_images;
+  } else if (augment == "auto") {
+    OF_ASSIGN(candidate.move_images, moving_helps(candidate, job, *input.calibration));
+  }
   std::optional<Dataset> moved;
-  if (options.text("augment") == "move") {
+  if (candidate.move_images) {
     OF_ASSIGN(moved, with_moved_images(*input.calibration));
   }
   const Dataset& data = moved ? *moved : *input.calibration;
-  const auto run = kind == "ridge" ? repair_ridge : kind == "regmean" ? repair_regmean : repair_stats;
-  OF_ASSIGN(const int fitted, run(*candidate.merged, parents, data, repair));
+  OF_ASSIGN(const int fitted, job.run(*candidate.merged, parents, data, job.options));
   candidate.name += fmt::format(", {} Linears repaired ({})", fitted, kind);
   return {};
 }

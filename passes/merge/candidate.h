@@ -15,6 +15,7 @@ struct Candidate {
   std::unique_ptr<Model> merged;
   std::vector<std::unique_ptr<Model>> aligned;
   std::vector<MergeLayer> layers;
+  bool move_images = false;  // was it repaired on moved images too?
 };
 
 // Averages what is aligned and the anchor (the last parent), then repairs that by the options `repair`, `damping`,

@@ -28,9 +28,10 @@ constexpr OptionSpec kDamping{"damping", OptionType::kFloat, "0.001",
 constexpr OptionSpec kTarget{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
                              "stream|output"};
 constexpr OptionSpec kRounds{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"};
-constexpr OptionSpec kAugment{"augment", OptionType::kChoice, "none",
-                              "more data to repair with: move makes nine of every image, moved by a pixel",
-                              "none|move"};
+constexpr OptionSpec kAugment{"augment", OptionType::kChoice, "auto",
+                              "more data to repair with: move makes nine of every image, moved by a pixel; auto: what "
+                              "does better on the half of the data that was held out",
+                              "auto|none|move"};
 
 constexpr std::array kAlign = {
     OptionSpec{"repair", OptionType::kChoice, "ridge", "closed-form repair of the average, with data",

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -62,6 +63,7 @@ struct WholeMergeInput {
   std::vector<double> weights;
   const Dataset* calibration = nullptr;  // null: weights only
   std::uint64_t seed = 0;
+  std::optional<bool> move_images;  // augment=auto: what was decided on another candidate
 };
 struct WholeMerge {
   std::unique_ptr<Model> merged;

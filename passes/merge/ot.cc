@@ -83,6 +83,7 @@ class Transport {
     }
     noted_ = true;
     OF_TRY(average_and_repair(made, input_, options_));
+    if (input_.calibration != nullptr) input_.move_images = made.move_images;
     return made;
   }
 

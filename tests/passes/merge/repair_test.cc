@@ -71,12 +71,20 @@ TEST(BatchStatistics, AreThoseOfTheData) {
   }
 }
 
+TEST(Augment, TokensAreNoImages) {
+  const auto model = transformer();
+  const Dataset data = *generate_dataset(*model, 1);
+  EXPECT_FALSE(has_images(data));
+  EXPECT_FALSE(with_moved_images(data).has_value());
+}
+
 TEST(Augment, MovesImagesByAPixel) {
   Dataset data;
   Array image(DType::kFloat32, {1, 1, 2, 2}, Precision::kFloat32);
   for (int i = 0; i < 4; ++i) image.mutable_data<float>()[i] = static_cast<float>(i);
   data.batches.push_back({{"x", image}});
   data.batch_sizes = {1};
+  EXPECT_TRUE(has_images(data));
   const Dataset moved = *with_moved_images(data);
   ASSERT_EQ(moved.batches.size(), 9U);
   const auto numbers = [&](std::size_t i) { return *to_doubles(moved.batches[i].at("x").array); };

@@ -14,6 +14,7 @@
 
 #include "analysis/calibrate/statistics.h"
 #include "analysis/compare/damage.h"
+#include "analysis/depth/block_scores.h"
 #include "analysis/structure/linear.h"
 #include "exec/parallel.h"
 #include "passes/pass.h"
@@ -182,13 +183,49 @@ class LowRankPass final : public Pass {
       return {};
     };
     OF_TRY(consider(uniform_ranks(curves, budget), "uniform"));
-    for (const double floor : {0.9, 0.75, 0.5}) {
-      OF_TRY(consider(ranks_by_error(curves, budget, 1, floor), fmt::format("by error from {:g}", floor)));
+    OF_TRY(consider(ranks_by_error(curves, budget, 1, 0.9), "by error from 0.9"));
+    OF_ASSIGN(const std::vector<double> harm, harms(curves, targets, uniform_ranks(curves, budget), *data, context));
+    for (const double floor : {0.75, 0.5}) {
+      OF_TRY(consider(ranks_by_harm(curves, budget, harm, floor), fmt::format("by measured harm from {:g}", floor)));
     }
-    OF_TRY(consider(ranks_by_error(curves, budget, 0, 0.75), "by absolute error from 0.75"));
     context.note("", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen_one, meter.kind_name(),
                                  meter.original().value, all));
     return best;
+  }
+
+  // What a unit of squared error in one weight's output does to the outputs of the model: the weight alone is thinned
+  // to its rank, and what lies behind it runs again on the first batch.
+  static Result<std::vector<double>> harms(const std::vector<RankCurve>& curves, const std::vector<Target>& targets,
+                                           const std::vector<std::int64_t>& ranks, const Dataset& data,
+                                           PassContext& context) {
+    Dataset few = data;
+    few.batches.resize(std::min<std::size_t>(1, data.batches.size()));
+    few.batch_sizes.resize(few.batches.size());
+    const Model& model = context.model();
+    OF_ASSIGN(const Recording known, record(model, few, StreamRecord::values(model, StreamUnit::Part::kBlock)));
+    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(model, few, DamageMeter::Kind::kKl, &known));
+    std::vector<double> harm(targets.size(), 0);
+    double total = 0, errors = 0;
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      if (ranks[i] == 0) continue;
+      const std::unique_ptr<Model> tried = model.clone();
+      const Linear linear = *linear_at(*tried->graph().find(targets[i].output)->producer());
+      const Recording before = recorded_up_to(*tried, known, *linear.input);
+      OF_TRY(factor(tried->graph(), targets[i], ranks[i]));
+      OF_ASSIGN(const Recording outputs, replay(*tried, few, before, meter.output_names()));
+      OF_ASSIGN(const Damage damage, meter.measure(outputs));
+      // A KL divergence is a squared distance, a relative error is not.
+      const double harmed = meter.kind() == DamageMeter::Kind::kError ? damage.value * damage.value : damage.value;
+      const double error = tail_of(curves[i], ranks[i]);
+      harm[i] = error > 0 && std::isfinite(harmed) ? std::max(harmed, 0.0) / error : 0;
+      total += harm[i] * error;
+      errors += error;
+      if (context.progress) context.progress(0.5 * static_cast<double>(i + 1) / static_cast<double>(targets.size()));
+    }
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      if (ranks[i] == 0) harm[i] = errors > 0 ? total / errors : 1;  // those that were not thinned: as the others
+    }
+    return harm;
   }
 
   static Result<bool> apply(Graph& graph, const std::vector<Target>& targets, const std::vector<std::int64_t>& ranks,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace onnxfold {
 namespace {
@@ -37,8 +36,26 @@ std::vector<std::int64_t> uniform_ranks(const std::vector<RankCurve>& curves, st
   return ranks;
 }
 
+double tail_of(const RankCurve& curve, std::int64_t rank) {
+  double tail = 0;
+  for (std::size_t r = static_cast<std::size_t>(rank); r < curve.singular.size(); ++r) {
+    tail += curve.singular[r] * curve.singular[r];
+  }
+  return tail;
+}
+
 std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative,
                                          double least) {
+  std::vector<double> harm;
+  for (const RankCurve& curve : curves) {
+    const double energy = tail_of(curve, 0);
+    harm.push_back(energy > 0 ? std::pow(energy, -relative) : 0);
+  }
+  return ranks_by_harm(curves, budget, harm, least);
+}
+
+std::vector<std::int64_t> ranks_by_harm(const std::vector<RankCurve>& curves, std::int64_t budget,
+                                        const std::vector<double>& harm, double least) {
   std::vector<Step> steps;
   std::int64_t spent = 0, dense = 0;
   for (const RankCurve& curve : curves) dense += dense_cost(curve);
@@ -47,9 +64,7 @@ std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, s
   std::vector<std::int64_t> ranks;
   for (std::size_t i = 0; i < curves.size(); ++i) {
     const RankCurve& curve = curves[i];
-    const auto square = [](double sum, double s) { return sum + s * s; };
-    const double energy = std::accumulate(curve.singular.begin(), curve.singular.end(), 0.0, square);
-    const double weight = energy > 0 ? std::pow(energy, -relative) : 0;
+    const double weight = harm[i];
     const std::int64_t last =
         std::min<std::int64_t>(break_even(curve), static_cast<std::int64_t>(curve.singular.size()));
     const double uniform = share * static_cast<double>(dense_cost(curve)) / static_cast<double>(rank_cost(curve));

@@ -21,5 +21,10 @@ std::vector<std::int64_t> uniform_ranks(const std::vector<RankCurve>& curves, st
 // uniform one: the error of a layer's own output says little of what a starved layer does to the model.
 std::vector<std::int64_t> ranks_by_error(const std::vector<RankCurve>& curves, std::int64_t budget, double relative,
                                          double least = 0);
+// The same with the harm of a unit of squared error given for each weight, as it was measured on the model.
+std::vector<std::int64_t> ranks_by_harm(const std::vector<RankCurve>& curves, std::int64_t budget,
+                                        const std::vector<double>& harm, double least = 0);
+// Squares of the singular values that rank `rank` leaves out.
+double tail_of(const RankCurve& curve, std::int64_t rank);
 
 }  // namespace onnxfold

@@ -95,5 +95,30 @@ TEST(RankBudget, ParametersGoWhereTheErrorIs) {
   EXPECT_EQ(uniform_ranks(curves, 128), (std::vector<std::int64_t>{0, 0}));
 }
 
+TEST(RankBudget, HarmDecidesWhoseErrorCounts) {
+  const std::vector<RankCurve> curves = {{8, 8, {4, 4, 4, 4, 4, 4, 4, 4}}, {8, 8, {4, 4, 4, 4, 4, 4, 4, 4}}};
+  EXPECT_EQ(ranks_by_harm(curves, 64, {10, 1}), (std::vector<std::int64_t>{3, 1}));
+  EXPECT_EQ(ranks_by_harm(curves, 64, {1, 10}), (std::vector<std::int64_t>{1, 3}));
+  EXPECT_EQ(ranks_by_harm(curves, 64, {1, 10}, 1), (std::vector<std::int64_t>{2, 2}));
+  EXPECT_EQ(tail_of(curves[0], 6), 32);
+}
+
+// The second weight's output hardly reaches the end: its rank goes to the first.
+TEST(LowRank, RanksGoWhereTheModelFeelsThem) {
+  const auto text = [](const char* shrink) {
+    return std::string(R"(<ir_version: 8, opset_import: ["" : 17]> g (float[N, T, 16] x) => (float[N, T, 16] y)
+      <float[16, 16] u = {}, float[16, 16] d = {}, float[1] s = {)") +
+           shrink + "}> { p = MatMul(x, u) q = MatMul(x, d) r = Mul(q, s) y = Add(p, r) }";
+  };
+  const auto ranks = [&](const char* shrink) {
+    const auto model = model_from_text(text(shrink));
+    const auto changed = test::run_on_data("low-rank", *model, test::normal_data(16, 8, 16),
+                                           {{"min-elements", "0"}, {"ratio", "0.75"}, {"refit", "false"}});
+    EXPECT_TRUE(changed && *changed);
+    return model->graph().find("p")->producer()->input(1)->static_dims()->at(0);
+  };
+  EXPECT_GT(ranks("0.01"), ranks("100"));
+}
+
 }  // namespace
 }  // namespace onnxfold

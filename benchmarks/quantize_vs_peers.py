@@ -122,7 +122,7 @@ ROWS = [
     (fold, "rtn-search:scales=power-of-two"),
     (gptq, ""), (gptq, "block=16,scales=float16"), (gptq, "block=16,scales=float16,quality=high"),
     (gptq, "block=16,scales=int8,quality=high"), (gptq, "symmetric=false,scales=float16,quality=high"),
-    (gptq, "scales=float16,quality=high"), (gptq, "bits=3,quality=high"), (gptq, "bits=2,quality=high"),
+    (gptq, "scales=float16,quality=high"), (gptq, "bits=3,quality=high"), (gptq, "bits=2,quality=high"), (gptq, "bits=8"),
     (ort, "bits=8"), (fold, "rtn:bits=8"), (fold, "rtn-search:bits=8,scales=float16"), (fold, "rtn:bits=8,block=channel"),
     (fold, "rtn:bits=3"), (fold, "rtn-search:bits=3"), (fold, "rtn-search:bits=3,symmetric=false"),
     (ort, "bits=2"), (fold, "rtn:bits=2"), (fold, "rtn-search:bits=2"), (fold, "rtn-search:bits=2,symmetric=false,block=16,scales=float16"),

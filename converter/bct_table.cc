@@ -121,7 +121,7 @@ Result<BctTable> measure_bct(const BctTableOptions& options) {
   OF_ASSIGN(const Dataset data, make_dataset(model, options.data, options.seed, options.max_samples));
   std::optional<Dataset> calibration;
   if (!options.calibration.empty()) {
-    OF_ASSIGN(calibration, load_dataset(model, options.calibration));
+    OF_ASSIGN(calibration, load_calibration(model, options.calibration, {}));
   }
   table.data_origin = data.origin;
   OF_ASSIGN(const Meter meter, Meter::create(*model.clone(), data));

@@ -47,6 +47,8 @@ class BudgetSearch {
   void split_data();
   Status generate_data();
   Result<std::int64_t> weight_budget() const;
+  std::int64_t allowed_bytes() const;
+  Result<FormatPlan> upgraded(const FormatPlan& floor, std::int64_t weight_bytes) const;
   Result<bool> fits(const FormatPlan& plan, std::int64_t bytes) const;
 
   Status fit();
@@ -153,8 +155,9 @@ Result<std::int64_t> BudgetSearch::weight_budget() const {
   std::int64_t budget = 0;
   for (int round = 0; round < kSizeRounds; ++round) {
     OF_ASSIGN(const std::int64_t file, formats_->file_bytes(plan));
-    if (round > 0 && file <= *options_.goal.size) return budget;
-    budget = round == 0 ? *options_.goal.size - (file - plan.weight_bytes) : budget - (file - *options_.goal.size);
+    const std::int64_t allowed = allowed_bytes();
+    if (round > 0 && file <= allowed) return budget;
+    budget = round == 0 ? allowed - (file - plan.weight_bytes) : budget - (file - allowed);
     if (budget < formats_->least_weight_bytes()) {
       const std::int64_t least = file - plan.weight_bytes + formats_->least_weight_bytes();
       return fail(Code::kInvalidArgument, fmt::format("--target-size {}: the smallest file is about {}",
@@ -163,6 +166,22 @@ Result<std::int64_t> BudgetSearch::weight_budget() const {
     OF_ASSIGN(plan, formats_->mixed(budget));
   }
   return budget;
+}
+
+// The goal less what a file may differ from its prediction by (names and lengths that are only known once it is made).
+std::int64_t BudgetSearch::allowed_bytes() const { return *options_.goal.size - 64 - *options_.goal.size / 65536; }
+
+// `floor` with what is left spent on some weights: names of many formats take bytes of the file as well.
+Result<FormatPlan> BudgetSearch::upgraded(const FormatPlan& floor, std::int64_t weight_bytes) const {
+  OF_ASSIGN(FormatPlan plan, formats_->upgraded(floor, weight_bytes));
+  for (int round = 0; options_.goal.size && round < kSizeRounds; ++round) {
+    OF_ASSIGN(const std::int64_t file, formats_->file_bytes(plan));
+    const std::int64_t over = file - allowed_bytes();
+    if (over <= 0 || weight_bytes - over < floor.weight_bytes) break;
+    weight_bytes -= over;
+    OF_ASSIGN(plan, formats_->upgraded(floor, weight_bytes));
+  }
+  return plan;
 }
 
 // Mixed formats, the two best uniform ones that fit, and the best of these with what is left spent on some weights.
@@ -174,8 +193,8 @@ Result<std::vector<FormatPlan>> BudgetSearch::plans(std::int64_t weight_bytes) c
     if (good) plans.push_back(std::move(plan));
   }
   if (!plans.empty()) {
-    OF_ASSIGN(FormatPlan upgraded, formats_->upgraded(plans.front(), weight_bytes));
-    if (upgraded.weight_bytes > plans.front().weight_bytes) plans.push_back(std::move(upgraded));
+    OF_ASSIGN(FormatPlan more, upgraded(plans.front(), weight_bytes));
+    if (more.weight_bytes > plans.front().weight_bytes) plans.push_back(std::move(more));
   }
   if (bench_.judged || plans.empty()) {
     OF_ASSIGN(FormatPlan mixed, formats_->mixed(weight_bytes));

@@ -1,9 +1,9 @@
 // Channel fit: moves values of a changed model toward the original's, channel by channel.
 //
 // For channel c of a value, y_t ~ scale_c y_s + shift_c in the least squares sense over the rows of the data (y_s of
-// the changed model, y_t of the original). From the front of the model to its end: what a fit moves is seen by the
-// values after it. With the scale fixed at 1 this is bias correction (Nagel et al. 2019, arXiv 1906.04721); with both,
-// behind a norm, it is a refit of gain and bias.
+// the changed model, y_t of the original), scales pulled toward 1 by a hundredth of its second moment. From the front
+// of the model to its end: what a fit moves is seen by the values after it. With the scale fixed at 1 this is bias
+// correction (Nagel et al. 2019, arXiv 1906.04721); with both, behind a norm, it is a refit of gain and bias.
 #pragma once
 
 #include <map>

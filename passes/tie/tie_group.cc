@@ -75,19 +75,24 @@ Result<SharedFitter> fitter_of(const TieGroup& group, const InputStatistics& sta
   return SharedFitter::create(std::move(weights), grams);
 }
 
+CorrectionCurve sizes_of(const TieGroup& group) {
+  const Linear& first = group.linears.front();
+  const Tensor& stored = *first.weight->constant();
+  CorrectionCurve curve;
+  curve.in = first.in;
+  curve.out = first.out;
+  curve.loops = static_cast<std::int64_t>(group.linears.size());
+  curve.bytes_each = stored.nbytes() / std::max<std::int64_t>(1, stored.size());
+  return curve;
+}
+
 Result<CorrectionCurve> curve_of(const TieGroup& group, const InputStatistics& statistics, const TieOptions& options) {
   OF_ASSIGN(const SharedFitter fitter, fitter_of(group, statistics));
   OF_ASSIGN(const Matrix start, start_of(group, fitter, options.start));
-  const Linear& first = group.linears.front();
-  const Tensor& stored = *first.weight->constant();
-  CorrectionCurve curve{first.in,
-                        first.out,
-                        static_cast<std::int64_t>(group.linears.size()),
-                        stored.nbytes() / std::max<std::int64_t>(1, stored.size()),
-                        {},
-                        fitter.energy()};
+  CorrectionCurve curve = sizes_of(group);
+  curve.energy = fitter.energy();
   const SharedFit fit = fitter.correct(start, 1, options.factors == TieFactors::kSvd);
-  curve.error_squares.resize(static_cast<std::size_t>(std::min(first.in, first.out)));
+  curve.error_squares.resize(static_cast<std::size_t>(std::min(curve.in, curve.out)));
   for (const LowRank& correction : fit.corrections) {
     for (std::size_t k = 0; k < curve.error_squares.size(); ++k) {
       curve.error_squares[k] += correction.singular[k] * correction.singular[k];

@@ -38,7 +38,9 @@ using InputStatistics = std::map<std::string, ValueStatistics>;
 
 // Loads the weights. Without statistics of all inputs of the group: plain.
 Result<SharedFitter> fitter_of(const TieGroup& group, const InputStatistics& statistics);
-// What corrections of every rank would leave, with the shared matrix as the start has it.
+// The sizes alone.
+CorrectionCurve sizes_of(const TieGroup& group);
+// And what corrections of every rank would leave, with the shared matrix as the start has it.
 Result<CorrectionCurve> curve_of(const TieGroup& group, const InputStatistics& statistics, const TieOptions& options);
 // Corrections of residuals that are zero are left out (empty matrices). `error` becomes a share of the outputs (or of
 // the weights): the root of what is left over the root of all.

@@ -71,23 +71,55 @@ class TieLayers final : public Pass {
             static_cast<int>(options_.integer("rounds"))};
     OF_TRY(check(data));
     OF_TRY(learn(*student, context));
-    OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
-                           groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
+    OF_TRY(make_curves(student->graph()));
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
-    OF_ASSIGN(auto fits, fit_best(*student, ranks, context));
-    OF_TRY(refit(*student, ranks, fits, context));
-    if (options_.flag("pad")) {
-      const std::size_t filled = pad_corrections(groups_, fits);
-      if (filled > 0) context.note("", fmt::format("{} corrections filled with zeros to equal ranks", filled));
-    }
-    for (std::size_t i = 0; i < groups_.size(); ++i) report(i, ranks[i], fits[i], context);
-    for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(student->graph(), groups_[i], fits[i]));
+    // Other starts are weights that another group may have let go of.
+    const bool own_start = how_.start == TieStart::kAverage || how_.start == TieStart::kWeighted;
+    const bool in_turn = own_start && !chosen_by_data(context) && !options_.flag("pad");
+    OF_TRY(in_turn ? tie_in_turn(*student, ranks, context) : tie_together(*student, ranks, context));
     if (data) OF_TRY(measure(*student, context));
     context.model().adopt_graph(*student);
     return true;
   }
 
  private:
+  Status tie_together(Model& student, const Ranks& ranks, PassContext& context) {
+    OF_ASSIGN(auto fits, fit_best(student, ranks, context));
+    OF_TRY(refit(student, ranks, fits, context));
+    if (options_.flag("pad")) {
+      const std::size_t filled = pad_corrections(groups_, fits);
+      if (filled > 0) context.note("", fmt::format("{} corrections filled with zeros to equal ranks", filled));
+    }
+    for (std::size_t i = 0; i < groups_.size(); ++i) report(i, ranks[i], fits[i], context);
+    for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(student.graph(), groups_[i], fits[i]));
+    return {};
+  }
+
+  // A few groups at a time: in double all of them are larger than the model.
+  Status tie_in_turn(Model& student, const Ranks& ranks, PassContext& context) const {
+    constexpr std::size_t kAtOnce = 4;
+    for (std::size_t begin = 0; begin < groups_.size(); begin += kAtOnce) {
+      const std::size_t count = std::min(kAtOnce, groups_.size() - begin);
+      OF_ASSIGN(const auto fits, for_groups<SharedFit>(count, [&](std::size_t i) {
+                  return fit_group(groups_[begin + i], statistics_, how_, ranks[begin + i]);
+                }));
+      for (std::size_t i = 0; i < count; ++i) {
+        report(begin + i, ranks[begin + i], fits[i], context);
+        OF_TRY(apply_fit(student.graph(), groups_[begin + i], fits[i]));
+      }
+    }
+    return {};
+  }
+
+  // Errors by rank, the most work, only where ranks are spread by them.
+  Status make_curves(const Graph& graph) {
+    for (const TieGroup& group : groups_) curves_.push_back(sizes_of(group));
+    if (!budget(graph) || options_.text("spread") == "uniform") return {};
+    OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
+                           groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
+    return {};
+  }
+
   // Neurons of the feed-forward layers that will be tied, in the order of the first of them.
   Status align(Graph& graph, PassContext& context) const {
     const Looping looping = looping_named(options_.text("looping"));

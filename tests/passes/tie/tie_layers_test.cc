@@ -244,6 +244,20 @@ TEST(TieLayers, QuantizersStoreASharedWeightOnce) {
   EXPECT_LE(bytes[1], bytes[0] / 2 + 64);
 }
 
+// What a layer starts as may be a weight of another group.
+TEST(TieLayers, StartsOfOtherGroups) {
+  const std::string text = ffn_stack(12, 1 << 20, "double");
+  for (const char* start : {"stepwise", "lower", "average"}) {
+    for (const char* looping : {"cycle", "sequence"}) {
+      const auto model = model_from_text(text);
+      const auto changed =
+          test::run_pass("tie-layers", *model, {{"start", start}, {"looping", looping}, {"rank", "8"}});
+      ASSERT_TRUE(changed && *changed);
+      EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat64, 1e-12), "") << start << looping;
+    }
+  }
+}
+
 // Ranks that differ from unique layer to unique layer, and layers that are their own start and have no correction.
 TEST(TieLayers, PaddedCorrectionsRollBlockByBlock) {
   for (const char* looping : {"sequence", "cycle"}) {

@@ -67,6 +67,9 @@ class Bct final : public Pass {
     replace_softmaxes(writer, context);
     OF_TRY(round_values(writer, context));
     report_floats(graph, context);
+    context.note(
+        "model",
+        "warning: slow with ONNX Runtime: every rounding is an operator of its own; int8-static is the fast form");
     context.note("", fmt::format("{} intermediate values rounded to {} bits, {} bytes of scales", rounded_,
                                  options_.grid.bits, writer.scale_bytes()));
     return true;

@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--calibration", type=pathlib.Path, default=ROOT / "samples/kjv_calib.npz")
     parser.add_argument("--data", type=pathlib.Path, default=ROOT / "samples/kjv_valid.npz")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
-    parser.add_argument("--heal", nargs="+", default=["none", "ridge-down", "ridge-stream"])
+    parser.add_argument("--heal", nargs="+", default=["none", "replaceme", "ridge-down", "ridge-stream"])
     arguments = parser.parse_args()
     print("| blocks removed | " + " | ".join(map(str, arguments.counts)) + " |", flush=True)
     print("| --- |" + " --- |" * len(arguments.counts), flush=True)

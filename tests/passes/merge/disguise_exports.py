@@ -97,7 +97,9 @@ def row(source, folder, rotate):
             results.append(f"{name} REFUSED {text.splitlines()[0][-160:]}")
             continue
         off = moved(path, plain)[1]
-        results.append(f"{name} {off:.1e}{' BAD' if off > 1e-4 else ''}")
+        # A merge may fold norms that the preparation left: then the weights are others, and what they compute counts.
+        same = off <= 1e-4 or run("verify", plain, path, "-q", "--max-rel-l2", "1e-5")[0]
+        results.append(f"{name} {off:.1e}{'' if off <= 1e-4 else ' same outputs' if same else ' BAD'}")
     return ", ".join(results)
 
 

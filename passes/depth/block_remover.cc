@@ -67,7 +67,12 @@ Result<BlockRemover::Removed> BlockRemover::remove(const std::string& after) {
   const Recording before = values_;
   OF_TRY(measure_plain(stream));
   if (heal_ != nullptr) {
-    OF_ASSIGN(removed.note, heal(stream, wanted, front, before));
+    OF_ASSIGN(removed.note, heal(heal_, stream, wanted, front, before));
+    // What is behind the gap may be better left alone (post-norm streams): then the Linear in front of it at least.
+    if (heal_ == heal_ridge_stream && removed.note.starts_with("not healed")) {
+      OF_ASSIGN(const std::string second, heal(heal_ridge_down, stream, wanted, front, before));
+      removed.note += "; the Linear in front alone: " + second;
+    }
   }
   return removed;
 }
@@ -83,13 +88,13 @@ Status BlockRemover::measure_plain(const std::string& stream) {
   return {};
 }
 
-Result<std::string> BlockRemover::heal(const std::string& stream, const std::string& wanted, const std::string& front,
-                                       const Recording& before) {
+Result<std::string> BlockRemover::heal(HealFunction how, const std::string& stream, const std::string& wanted,
+                                       const std::string& front, const Recording& before) {
   std::map<std::string, std::string> others = gaps_;
   others.erase(stream);
   const std::unique_ptr<Model> healed = student_->clone();
   OF_ASSIGN(const HealNotes notes,
-            heal_({*healed, *teacher_, *data_, teacher_values_, before, stream, wanted, std::move(others)}));
+            how({*healed, *teacher_, *data_, teacher_values_, before, stream, wanted, std::move(others)}));
   const Value* unchanged = healed->graph().find(front);
   Recording kept = unchanged == nullptr ? Recording{std::vector<Taps>(data_->batches.size())}
                                         : recorded_up_to(*healed, before, *unchanged);

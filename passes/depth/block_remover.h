@@ -42,8 +42,8 @@ class BlockRemover {
  private:
   BlockRemover() = default;
   Status measure_plain(const std::string& stream);
-  Result<std::string> heal(const std::string& stream, const std::string& wanted, const std::string& front,
-                           const Recording& before);
+  Result<std::string> heal(HealFunction how, const std::string& stream, const std::string& wanted,
+                           const std::string& front, const Recording& before);
 
   const Dataset* data_ = nullptr;
   StreamUnit::Part part_ = StreamUnit::Part::kBlock;

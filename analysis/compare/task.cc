@@ -109,6 +109,7 @@ Status TaskMeter::add_tokens(const Array& tokens, const Array& before, const Arr
       if (given && at >= static_cast<std::int64_t>(next_tokens_.size())) return {};
       const std::int64_t target =
           given ? next_tokens_[static_cast<std::size_t>(at)] : ids[static_cast<std::size_t>(row * length + t + 1)];
+      beyond_ = beyond_ || (!given && target >= vocabulary_);
       if (target < 0 || target >= vocabulary_) continue;  // -100 and the like: not counted
       const std::int64_t line = (row * length + t) * vocabulary_;
       loss_before_ += cross_entropy(a.data() + line, vocabulary_, target);
@@ -120,7 +121,7 @@ Status TaskMeter::add_tokens(const Array& tokens, const Array& before, const Arr
 }
 
 std::optional<TaskMetrics> TaskMeter::result() const {
-  if (count_ == 0) return {};
+  if (count_ == 0 || beyond_) return {};
   TaskMetrics metrics;
   metrics.samples = count_;
   const auto count = static_cast<double>(count_);

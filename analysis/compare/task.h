@@ -28,7 +28,8 @@ class TaskMeter {
   std::vector<std::int64_t> labels_;
   std::vector<std::int64_t> next_tokens_;  // explicit targets [N, T]
   std::int64_t seen_ = 0, count_ = 0, vocabulary_ = 0;
-  double before_ = 0, after_ = 0;            // right answers
+  bool beyond_ = false;            // a token has no score: the output is no distribution over tokens (hidden states)
+  double before_ = 0, after_ = 0;  // right answers
   double loss_before_ = 0, loss_after_ = 0;  // summed cross-entropy
 };
 

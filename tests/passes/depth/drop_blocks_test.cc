@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "analysis/compare/damage.h"
 #include "analysis/structure/blocks.h"
@@ -130,6 +131,22 @@ TEST(DropBlocks, FeedForwardAlone) {
   ASSERT_TRUE(changed && *changed);
   EXPECT_EQ(find_blocks(model->graph()).blocks.size(), 2U);
   test::expect_unchanged("drop-blocks", blocks(3), {{"count", "1"}, {"what", "attention"}});
+}
+
+// Hidden states [N, T, 4] of tokens up to 9: no distribution over tokens, hence no perplexity.
+TEST(DropBlocks, HiddenStatesOfTokensAreNoScores) {
+  const auto damage = [](const char* top) {
+    const auto model = model_from_text(
+        std::string(R"(<ir_version: 8, opset_import: ["" : 17]> g (int64[N, T] ids) => (float[N, T, 4] y)
+        <float[10, 4] table = {}> { y = Gather(table, ids) })"));
+    Dataset data;
+    const std::vector<double> ids = {0, 1, 2, 3, 2, std::strtod(top, nullptr)};
+    data.batches.push_back({{"ids", Datum(*to_array(*from_doubles(DType::kInt64, {2, 3}, ids), Precision::kFloat32))}});
+    data.batch_sizes = {2};
+    return DamageMeter::create(*model, data)->kind();
+  };
+  EXPECT_EQ(damage("3"), DamageMeter::Kind::kLoss);
+  EXPECT_EQ(damage("9"), DamageMeter::Kind::kError);
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ class RollLayers final : public Pass {
     return form_ != "loop" && can_scan ? RolledForm::kScan : RolledForm::kLoop;
   }
 
-  bool roll_one(Graph& graph, PassContext& context) const {
+  bool roll_one(Graph& graph, PassContext& context) {
     const Operations operations(graph);
     std::vector<std::pair<std::string, std::string>> skipped;
     for (const Repeat& repeat : find_repeats(graph, search_)) {
@@ -78,6 +78,7 @@ class RollLayers final : public Pass {
         continue;
       }
       const Node* node = run.write();
+      rolled_ = true;
       context.applied(label,
                       fmt::format("{} blocks of {} nodes are one {}; {} values carried, {} varying, {} collected",
                                   repeat.count(), repeat.node_count(), node->op_type(), repeat.carried.size(),
@@ -86,11 +87,16 @@ class RollLayers final : public Pass {
       return true;
     }
     for (const auto& [label, why] : skipped) context.skipped(label, why);
+    if (skipped.empty() && !rolled_ && graph.parent() == nullptr) {
+      context.note("layers",
+                   fmt::format("no {} blocks in a row are equal but for their weights", search_.least_blocks));
+    }
     return false;
   }
 
   std::string form_;
   RepeatOptions search_;
+  bool rolled_ = false;  // anything so far
 };
 
 }  // namespace

@@ -95,6 +95,16 @@ TEST(RollLayers, ShortRunsStay) {
   expect_unchanged("roll-layers", stack({0}));
   expect_unchanged("roll-layers", stack({0, 1, 2}), {{"min-blocks", "4"}});
 }
+TEST(RollLayers, SaysThatNothingRepeats) {
+  for (const auto& [text, expected] : {std::pair(stack({0}), 1U), std::pair(stack({0, 1, 2}), 0U)}) {
+    std::vector<Remark> remarks;
+    ASSERT_TRUE(run_pass("roll-layers", *model_from_text(text), {}, &remarks));
+    const auto says = [](const Remark& remark) {
+      return remark.reason.find("equal but for their weights") != std::string::npos;
+    };
+    EXPECT_EQ(std::count_if(remarks.begin(), remarks.end(), says), expected);
+  }
+}
 TEST(RollLayers, RollsOnlyWhatIsEqual) {
   // The middle layer has another activation.
   std::string text = stack({0, 1, 2, 3, 4, 5, 6});

@@ -65,7 +65,7 @@ function(onnxfold_tests floor)
   endif()
   # A sanitized binary takes longer to start and to search for leaks than most cases take to run: a process for every eighth.
   foreach(shard RANGE 7)
-    add_test(NAME ${floor}.shard${shard} COMMAND ${floor}_tests --gtest_brief=1)
+    add_test(NAME ${floor}.shard${shard} COMMAND ${floor}_tests)
     set_tests_properties(${floor}.shard${shard} PROPERTIES LABELS ${floor} TIMEOUT 900
       ENVIRONMENT "GTEST_TOTAL_SHARDS=8;GTEST_SHARD_INDEX=${shard}")
   endforeach()

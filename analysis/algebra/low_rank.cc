@@ -79,6 +79,7 @@ Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std:
   }
   if (!factor) return fail(factor.error());
   LowRank result = cut(svd(product(*factor, weight, true)), rank);
+  if (rank == 0) return result;
   const EigenRows a =
       as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solve(EigenRows(as_eigen(result.a)));
   result.a = from_eigen(a);
@@ -95,7 +96,8 @@ LowRank projected_low_rank(const Matrix& weight, const Matrix* factor, std::int6
   if (wide) {
     b = as_eigen(product(vectors, moved, true));
     a = found.vectors;
-    if (factor != nullptr) as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solveInPlace(a);
+    if (factor != nullptr && rank > 0)
+      as_eigen(*factor).transpose().template triangularView<Eigen::Upper>().solveInPlace(a);
   } else {
     a = as_eigen(product(weight, vectors));
     b = found.vectors.transpose();

@@ -61,5 +61,24 @@ TEST(LowRank, WhiteningTakesInputsThatAreDependent) {
   for (const double element : factors->a.data) EXPECT_TRUE(std::isfinite(element));
 }
 
+// Nothing is kept, but what was lost is known.
+TEST(LowRank, RankZeroIsEmpty) {
+  for (const auto& [rows, cols] : {std::pair(4, 6), std::pair(6, 4)}) {
+    Matrix weight(rows, cols), gram(rows, rows), factor(rows, rows);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      gram.at(i, i) = 4;
+      factor.at(i, i) = 2;
+      for (std::int64_t j = 0; j < cols; ++j) weight.at(i, j) = static_cast<double>((3 * i + j * j) % 7);
+    }
+    const auto whitened = whitened_low_rank(weight, gram, 0, 0);
+    ASSERT_TRUE(whitened);
+    for (const LowRank& made : {*whitened, projected_low_rank(weight, &factor, 0)}) {
+      EXPECT_TRUE(made.a.data.empty());
+      EXPECT_TRUE(made.b.data.empty());
+      EXPECT_GT(made.singular.at(0), 1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace onnxfold

@@ -7,19 +7,10 @@
 
 #include "analysis/align/axis_map.h"
 #include "analysis/structure/correspondence.h"
+#include "analysis/structure/head_columns.h"
 
 namespace onnxfold {
 namespace {
-
-std::vector<std::int64_t> columns_of(const Projection& projection) {
-  std::vector<std::int64_t> columns;
-  for (std::int64_t head = 0; head < projection.heads; ++head) {
-    for (std::int64_t element = 0; element < projection.width; ++element) {
-      columns.push_back(projection.offset + head * projection.head_stride + element * projection.element_stride);
-    }
-  }
-  return columns;
-}
 
 std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
   std::vector<std::int64_t> columns;
@@ -130,7 +121,7 @@ Status RespelledWeights::take_projection(const Projection& from, const Projectio
   if (from.head_stride <= 0 || to.head_stride <= 0 || from.heads != to.heads || from.width != to.width) {
     return refuse(to.linear->product->label(), "columns of heads cannot be told");
   }
-  return take_columns(*from.linear, columns_of(from), *to.linear, columns_of(to), factor);
+  return take_columns(*from.linear, head_columns(from), *to.linear, head_columns(to), factor);
 }
 
 Status RespelledWeights::take_attention(const Attention& from, const Attention& to) {

@@ -5,21 +5,11 @@
 #include <string>
 
 #include "analysis/align/heads.h"
+#include "analysis/structure/head_columns.h"
 #include "ir/match.h"
 
 namespace onnxfold {
 namespace {
-
-std::vector<std::int64_t> columns_of(const Projection& projection, std::int64_t first_head = 0,
-                                     std::int64_t head_step = 1) {
-  std::vector<std::int64_t> columns;
-  for (std::int64_t head = first_head; head < projection.heads; head += head_step) {
-    for (std::int64_t element = 0; element < projection.width; ++element) {
-      columns.push_back(projection.offset + head * projection.head_stride + element * projection.element_stride);
-    }
-  }
-  return columns;
-}
 
 std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
   std::vector<std::int64_t> columns;
@@ -29,7 +19,7 @@ std::vector<std::int64_t> range(std::int64_t begin, std::int64_t count) {
 
 bool fits(const Projection& projection) {
   return projection.linear && projection.heads > 0 && projection.width > 0 && projection.head_stride > 0 &&
-         columns_of(projection).back() < projection.linear->out;
+         head_columns(projection).back() < projection.linear->out;
 }
 
 bool masks_by_head(const Attention& attention) {
@@ -226,8 +216,8 @@ class Finder {
   void add_grouped(const Attention& a, const Attention& b, const TransportSite& base, std::size_t first_site) {
     GroupedQueries grouped;
     grouped.attention = base.attention;
-    grouped.queries = part_of(*b.q.linear, columns_of(a.q), columns_of(b.q));
-    grouped.keys = part_of(*b.k.linear, columns_of(a.k), columns_of(b.k));
+    grouped.queries = part_of(*b.q.linear, head_columns(a.q), head_columns(b.q));
+    grouped.keys = part_of(*b.k.linear, head_columns(a.k), head_columns(b.k));
     grouped.groups = {a.kv_heads, b.kv_heads, b.heads / b.kv_heads, base.whole_heads};
     grouped.projection = a.q;
     grouped.out = b.out->product;
@@ -251,12 +241,12 @@ class Finder {
     site.kind = "queries and keys";
     const std::int64_t repeats = b.heads / b.kv_heads;
     for (std::int64_t r = 0; r < repeats; ++r) {
-      site.parts.push_back(part_of(*b.q.linear, columns_of(a.q, r, repeats), columns_of(b.q, r, repeats)));
+      site.parts.push_back(part_of(*b.q.linear, head_columns(a.q, r, repeats), head_columns(b.q, r, repeats)));
     }
-    site.parts.push_back(part_of(*b.k.linear, columns_of(a.k), columns_of(b.k)));
+    site.parts.push_back(part_of(*b.k.linear, head_columns(a.k), head_columns(b.k)));
     const std::size_t at = add(std::move(site));
-    found_.columns[b.q.linear->product].push_back({at, 0, columns_of(a.q), columns_of(b.q), repeats, factor});
-    found_.columns[b.k.linear->product].push_back({at, 0, columns_of(a.k), columns_of(b.k), 1, factor});
+    found_.columns[b.q.linear->product].push_back({at, 0, head_columns(a.q), head_columns(b.q), repeats, factor});
+    found_.columns[b.k.linear->product].push_back({at, 0, head_columns(a.k), head_columns(b.k), 1, factor});
     return {};
   }
   void add_projection(const Projection& a, const Projection& b, const TransportSite& base, const char* kind,
@@ -267,9 +257,9 @@ class Finder {
     site.second_heads = b.heads;
     // Queries that share a key keep to heads by themselves.
     if (b.heads != base.second_heads) site.attention = -1;
-    site.parts.push_back(part_of(*b.linear, columns_of(a), columns_of(b)));
+    site.parts.push_back(part_of(*b.linear, head_columns(a), head_columns(b)));
     const std::size_t at = add(std::move(site));
-    found_.columns[b.linear->product].push_back({at, 0, columns_of(a), columns_of(b), 1, factor});
+    found_.columns[b.linear->product].push_back({at, 0, head_columns(a), head_columns(b), 1, factor});
   }
   Status add_joint(const Attention& a, const Attention& b, const TransportSite& base, double factor) {
     if (b.q.linear->input != b.k.linear->input) return refuse(b, "joint maps need queries and keys of one value");
@@ -278,22 +268,22 @@ class Finder {
     site.kind = "queries and keys";
     site.joint = true;
     site.first_heads = site.second_heads = 0;
-    site.parts.push_back(part_of(*b.q.linear, columns_of(a.q), columns_of(b.q)));
-    site.parts.push_back(part_of(*b.k.linear, columns_of(a.k), columns_of(b.k)));
+    site.parts.push_back(part_of(*b.q.linear, head_columns(a.q), head_columns(b.q)));
+    site.parts.push_back(part_of(*b.k.linear, head_columns(a.k), head_columns(b.k)));
     const std::size_t at = add(std::move(site));
-    const std::vector<std::int64_t> q = columns_of(b.q);
-    found_.columns[b.q.linear->product].push_back({at, 0, columns_of(a.q), q, 1, factor});
+    const std::vector<std::int64_t> q = head_columns(b.q);
+    found_.columns[b.q.linear->product].push_back({at, 0, head_columns(a.q), q, 1, factor});
     const auto offset = static_cast<std::int64_t>(q.size());
-    found_.columns[b.k.linear->product].push_back({at, offset, columns_of(a.k), columns_of(b.k), 1, factor});
+    found_.columns[b.k.linear->product].push_back({at, offset, head_columns(a.k), head_columns(b.k), 1, factor});
     return {};
   }
   void add_values(const Attention& a, const Attention& b, const TransportSite& base) {
     TransportSite site = base;
     site.kind = "values";
     site.whole_heads = b.v.norm.has_value();
-    site.parts.push_back(part_of(*b.v.linear, columns_of(a.v), columns_of(b.v)));
+    site.parts.push_back(part_of(*b.v.linear, head_columns(a.v), head_columns(b.v)));
     const std::size_t at = add(std::move(site));
-    found_.columns[b.v.linear->product].push_back({at, 0, columns_of(a.v), columns_of(b.v), 1, 1});
+    found_.columns[b.v.linear->product].push_back({at, 0, head_columns(a.v), head_columns(b.v), 1, 1});
     SiteColumns context{at, 0, {}, {}, b.heads / b.kv_heads, 1};
     context.first = range(0, a.out->in);
     context.second = range(0, b.out->in);
@@ -378,7 +368,7 @@ class Finder {
 void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order) {
   queries.ordered = true;
   const std::int64_t repeats = queries.groups.repeats, width = queries.projection.width;
-  const std::vector<std::int64_t> columns = columns_of(queries.projection);
+  const std::vector<std::int64_t> columns = head_columns(queries.projection);
   std::vector<std::int64_t> all;
   std::vector<std::vector<std::int64_t>> single(static_cast<std::size_t>(repeats));
   for (std::size_t head = 0; head < static_cast<std::size_t>(queries.groups.first * repeats); ++head) {

@@ -40,6 +40,16 @@ inline CalibratedRun run_calibrated(const std::string& pass, const std::string& 
   return out;
 }
 
+// One batch of one input, its samples along the first axis.
+inline Dataset dataset_of(const std::string& input, const Dims& dims, const std::vector<double>& numbers) {
+  Dataset data;
+  Feeds feeds;
+  feeds[input] = Datum(*to_array(*from_doubles(DType::kFloat32, dims, numbers), Precision::kFloat32));
+  data.batches.push_back(std::move(feeds));
+  data.batch_sizes.push_back(dims[0]);
+  return data;
+}
+
 // A whole recipe, so that passes know the model before the first lossy one.
 inline CalibratedRun run_passes(const std::vector<RecipeStep>& steps, const std::string& text, const Dataset* data) {
   CalibratedRun out;

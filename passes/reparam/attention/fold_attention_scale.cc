@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "analysis/structure/head_columns.h"
 #include "ir/match.h"
 #include "passes/pass.h"
 #include "passes/reparam/attention/attention_path.h"
@@ -35,19 +36,10 @@ std::optional<Factor> factor_at(Node& node) {
   return {};
 }
 
-std::set<std::int64_t> columns_of(const Projection& projection) {
-  std::set<std::int64_t> columns;
-  for (std::int64_t head = 0; head < projection.heads; ++head) {
-    for (std::int64_t d = 0; d < projection.width; ++d) {
-      columns.insert(projection.offset + head * projection.head_stride + d * projection.element_stride);
-    }
-  }
-  return columns;
-}
-
 bool overlap(const Projection& a, const Projection& b) {
   if (!b.linear || a.linear->product != b.linear->product) return false;
-  const std::set<std::int64_t> columns = columns_of(a), others = columns_of(b);
+  const std::vector<std::int64_t> mine = head_columns(a), others = head_columns(b);
+  const std::set<std::int64_t> columns(mine.begin(), mine.end());
   return std::any_of(others.begin(), others.end(), [&](std::int64_t column) { return columns.contains(column); });
 }
 
@@ -120,7 +112,7 @@ class Folder {
     for (const Factor& factor : factors) number *= factor.number;
     OF_ASSIGN(LinearNumbers numbers, linear_numbers(*now));
     Numbers scale(static_cast<std::size_t>(now->out), 1.0);
-    for (const std::int64_t column : columns_of(projection)) scale[static_cast<std::size_t>(column)] = number;
+    for (const std::int64_t column : head_columns(projection)) scale[static_cast<std::size_t>(column)] = number;
     for (std::size_t i = 0; numbers.bias && i < scale.size(); ++i) (*numbers.bias)[i] *= scale[i];
     numbers.weight = scaled_columns(std::move(numbers.weight), std::move(scale));
     OF_ASSIGN(const bool fits, representable(numbers));

@@ -33,12 +33,7 @@ Dataset waves(const Model& model) {
   const Dims dims = *model.graph().inputs().front()->static_dims();
   std::vector<double> numbers(static_cast<std::size_t>(element_count(dims)));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::sin(static_cast<double>(i) * 1.3);
-  Dataset data;
-  Feeds feeds;
-  feeds["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, dims, numbers), Precision::kFloat32));
-  data.batches.push_back(std::move(feeds));
-  data.batch_sizes.push_back(dims[0]);
-  return data;
+  return test::dataset_of("x", dims, numbers);
 }
 
 // The model after the pass computes what it computed before.

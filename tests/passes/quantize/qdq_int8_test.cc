@@ -18,12 +18,7 @@ const test::OptionMap kAll = {{"min-elements", "0"}};
 Dataset images(const Dims& dims) {
   std::vector<double> numbers(static_cast<std::size_t>(element_count(dims)));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::sin(static_cast<double>(i) * 0.7) + 0.3;
-  Dataset data;
-  Feeds feeds;
-  feeds["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, dims, numbers), Precision::kFloat32));
-  data.batches.push_back(std::move(feeds));
-  data.batch_sizes.push_back(dims[0]);
-  return data;
+  return test::dataset_of("x", dims, numbers);
 }
 
 constexpr const char* kConvs = R"(<ir_version: 8, opset_import: ["" : 17]>

@@ -1,10 +1,10 @@
 // op(x, W, b) => op(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(Wq), DequantizeLinear(bq)), op: MatMul, Gemm,
-// Conv.
+// Conv; and what lies between convolutions (integer_flow.h) with every operand and result rounded.
 //
 // Conditions: constant float32 weight; calibration data. Lossy. Activations in uint8 with one scale a value, from
 // ranges seen on the data; weights in int8 with one scale a channel; the bias in int32 with the scale of both. Placed
 // so that ONNX Runtime makes integer kernels of it: MatMulIntegerToFloat, QGemm, and QLinearConv, which needs its
-// output quantized too (behind the Relu that follows it).
+// output quantized too (behind the Relu or Clip that follows it).
 #include <fmt/format.h>
 
 #include <map>
@@ -14,7 +14,8 @@
 #include "ir/match.h"
 #include "passes/quantize/activation_range.h"
 #include "passes/quantize/channel_int8.h"
-#include "passes/quantize/int8_target.h"
+#include "passes/quantize/integer_flow.h"
+#include "passes/quantize/qdq_pairs.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -26,13 +27,8 @@ struct QdqOptions {
   Int8Options targets;
   RangeMethod method = RangeMethod::kMinMax;
   double percentile = 99.99;
+  bool between = true;  // also what lies between convolutions
 };
-
-// What a Conv hands on: behind the Relu that follows it, which a quantized output absorbs.
-Value* conv_result(const Node& conv) {
-  Node* next = sole_consumer(conv.output());
-  return next != nullptr && next->is("Relu") ? next->output() : conv.output();
-}
 
 class QdqInt8 final : public Pass {
  public:
@@ -54,98 +50,99 @@ class QdqInt8 final : public Pass {
       targets = find_int8_targets(graph, options_.targets, unheard);
       raised = true;
     }
-    OF_TRY(see_ranges(targets, context));
-    bool any = raised;
-    for (const Int8Target& target : targets) {
-      OF_ASSIGN(const bool changed, rewrite(graph, target, context));
-      any = any || changed;
-    }
-    return any;
+    OF_ASSIGN(auto grids, see_ranges(graph, targets, context));
+    QdqPairs pairs(graph, std::move(grids));
+    std::erase_if(targets, [&](const Int8Target& target) {
+      if (pairs.known(*target.node->input(0))) return false;
+      context.skipped(target.node->label(), "no finite range of its input was seen", constant(target.weight)->nbytes());
+      return true;
+    });
+    OF_TRY(rewrite_all(graph, targets, pairs, context));
+    return raised || !targets.empty();
   }
 
  private:
-  Status see_ranges(const std::vector<Int8Target>& targets, PassContext& context) {
+  std::vector<FlowNode> flow_of(const Graph& graph, const std::vector<Int8Target>& targets,
+                                const std::function<bool(const Value&)>& known) const {
+    return options_.between ? find_integer_flow(graph, targets, known) : std::vector<FlowNode>{};
+  }
+
+  // Grids of every value that may be rounded, by name.
+  Result<std::map<std::string, Uint8Grid>> see_ranges(const Graph& graph, const std::vector<Int8Target>& targets,
+                                                      PassContext& context) const {
     std::set<std::string> names;
     for (const Int8Target& target : targets) {
       names.insert(target.node->input(0)->name());
-      if (target.node->is("Conv")) names.insert(conv_result(*target.node)->name());
+      if (target.node->is("Conv")) names.insert(absorbed_result(*target.node->output())->name());
+    }
+    for (const FlowNode& made : flow_of(graph, targets, [](const Value&) { return true; })) {
+      for (const std::size_t i : made.operands) {
+        if (constant(made.node->input(i)) == nullptr) names.insert(made.node->input(i)->name());
+      }
+      if (!made.moves) names.insert(absorbed_result(*made.node->output())->name());
     }
     OF_ASSIGN(const auto histograms, collect_histograms(context.model(), *context.calibration,
                                                         std::vector<std::string>(names.begin(), names.end())));
+    std::map<std::string, Uint8Grid> grids;
     for (const auto& [name, histogram] : histograms) {
       if (!histogram.finite || histogram.total == 0) continue;
-      grids_[name] = uint8_grid(choose_range(histogram, options_.method, options_.percentile));
+      grids[name] = uint8_grid(choose_range(histogram, options_.method, options_.percentile));
     }
+    return grids;
+  }
+
+  // From the front to the end, so that what reads a rounded result finds it rounded.
+  Status rewrite_all(Graph& graph, const std::vector<Int8Target>& targets, QdqPairs& pairs, PassContext& context) {
+    std::map<const Node*, const Int8Target*> by_node;  // looked up only
+    for (const Int8Target& target : targets) by_node[target.node] = &target;
+    const auto flow = flow_of(graph, targets, [&](const Value& value) { return pairs.known(value); });
+    std::map<const Node*, const FlowNode*> between;  // looked up only
+    for (const FlowNode& made : flow) between[made.node] = &made;
+    std::map<std::string, int> counts;
+    for (Node* node : graph.nodes()) {
+      if (const auto found = by_node.find(node); found != by_node.end()) {
+        OF_TRY(rewrite(graph, *found->second, pairs, context));
+      } else if (const auto flowing = between.find(node); flowing != between.end()) {
+        ++counts[node->op_type()];
+        rewrite_between(*flowing->second, pairs);
+      }
+    }
+    std::string text;
+    for (const auto& [op, count] : counts) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, op);
+    if (!text.empty()) context.note("model", "between them on 8 bits: " + text);
     return {};
   }
 
-  Result<bool> rewrite(Graph& graph, const Int8Target& target, PassContext& context) {
-    Node& node = *target.node;
-    Value* input = node.input(0);
-    Value* result = node.is("Conv") ? conv_result(node) : nullptr;
-    const std::int64_t before = constant(target.weight)->nbytes();
-    if (!used_.contains(input) && !grids_.contains(input->name())) {
-      context.skipped(node.label(), "no finite range of its input was seen", before);
-      return false;
+  void rewrite_between(const FlowNode& made, QdqPairs& pairs) const {
+    Node& node = *made.node;
+    for (const std::size_t i : made.operands) {
+      node.graph()->set_input(node, i, pairs.read(*node.input(i), node));
     }
+    if (!made.moves) return round(*node.output(), pairs);
+    for (Value* output : node.outputs()) {
+      if (output != nullptr) pairs.round_result_as(*output, *node.input(0));
+    }
+  }
+
+  static void round(Value& value, QdqPairs& pairs) {
+    std::optional<ClipRange> range;
+    Value* result = absorbed_result(value, &range);
+    if (pairs.known(*result)) pairs.round_result(*result, range);
+  }
+
+  Status rewrite(Graph& graph, const Int8Target& target, QdqPairs& pairs, PassContext& context) {
+    Node& node = *target.node;
+    const std::int64_t before = constant(target.weight)->nbytes();
     auto made = quantize_channels(*constant(target.weight), target.axis, options_.targets.limit);
     if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
-    Value* decoded = decode(graph, *input, node);
-    const Uint8Grid grid = used_.at(decoded);
-    put_bias(graph, target, made->scales, grid);
+    Value* decoded = pairs.read(*node.input(0), node);
+    put_bias(graph, target, made->scales, pairs.scale_of(*decoded));
     put_weight(graph, target, *made);
     graph.set_input(node, 0, decoded);
-    if (result != nullptr && grids_.contains(result->name())) quantize_result(graph, *result);
+    if (node.is("Conv")) round(*node.output(), pairs);
     context.applied(node.label(), "uint8 activations, int8 weights by channel", before,
                     before / 4 + 4 * target.channels);
-    return true;
-  }
-
-  // `value` rounded to uint8 and back, in front of `before`; once for all who read it.
-  Value* decode(Graph& graph, Value& value, const Node& before) {
-    if (used_.contains(&value)) return &value;  // rounded where it was made
-    if (const auto found = decoded_.find(&value); found != decoded_.end()) return found->second;
-    Value* made = add_pair(graph, value, &before);
-    decoded_[&value] = made;
-    return made;
-  }
-
-  Value* add_pair(Graph& graph, Value& value, const Node* before) {
-    const Uint8Grid grid = grids_.at(value.name());
-    Value* scale = add_constant(graph, Tensor::scalar(grid.scale), value.name() + "_scale");
-    Value* zero = add_constant(graph, Tensor::of<std::uint8_t>({}, {grid.zero}), value.name() + "_zero_point");
-    Type codes = value.type();
-    codes.dtype = DType::kUint8;
-    Node* quantize = graph.insert(
-        {"QuantizeLinear", {&value, scale, zero}, {{value.name() + "_QuantizeLinear_Output", codes}}, {}, "", ""},
-        before);
-    Node* decode = graph.insert({"DequantizeLinear",
-                                 {quantize->output(), scale, zero},
-                                 {{value.name() + "_DequantizeLinear_Output", value.type()}},
-                                 {},
-                                 "",
-                                 ""},
-                                before);
-    used_[decode->output()] = grid;
-    return decode->output();
-  }
-
-  // Everything that reads the result of a Conv reads it rounded.
-  void quantize_result(Graph& graph, Value& result) {
-    const auto after = graph.nodes();
-    const Node* next = nullptr;
-    for (std::size_t i = 0; i + 1 < after.size(); ++i) {
-      if (after[i] == result.producer()) next = after[i + 1];
-    }
-    Value* decoded = add_pair(graph, result, next);
-    Node* quantize = decoded->producer()->input(0)->producer();
-    if (!graph.can_replace(result, *decoded)) {
-      graph.erase(*decoded->producer());
-      graph.erase(*quantize);
-      return;
-    }
-    graph.replace_all_uses(result, *decoded);
-    graph.set_input(*quantize, 0, &result);
+    return {};
   }
 
   void put_weight(Graph& graph, const Int8Target& target, const ChannelInt8& made) {
@@ -171,14 +168,14 @@ class QdqInt8 final : public Pass {
     erase_if_unused(graph, *target.weight);
   }
 
-  void put_bias(Graph& graph, const Int8Target& target, const std::vector<float>& scales, const Uint8Grid& grid) {
+  void put_bias(Graph& graph, const Int8Target& target, const std::vector<float>& scales, float input_scale) {
     if (target.bias == nullptr) return;
     auto bias = to_floats(*constant(target.bias));
     if (!bias) return;
     const std::string name = target.bias->name();
     std::vector<float> steps;
-    for (const float scale : scales) steps.push_back(scale * grid.scale);
-    Value* codes = add_constant(graph, int32_bias(*bias, scales, grid.scale), name + "_quantized");
+    for (const float scale : scales) steps.push_back(scale * input_scale);
+    Value* codes = add_constant(graph, int32_bias(*bias, scales, input_scale), name + "_quantized");
     Value* step = add_constant(graph, Tensor::of<float>({target.channels}, steps), name + "_quantized_scale");
     NodeSpec spec{"DequantizeLinear",
                   {codes, step},
@@ -193,9 +190,6 @@ class QdqInt8 final : public Pass {
   }
 
   QdqOptions options_;
-  std::map<std::string, Uint8Grid> grids_;                           // by value name
-  std::map<const Value*, Value*> decoded_;                           // value to its rounded form; looked up only
-  std::map<const Value*, Uint8Grid> used_;                           // rounded form to its grid; looked up only
   std::map<std::pair<const Value*, std::int64_t>, Value*> weights_;  // looked up only
 };
 
@@ -210,6 +204,7 @@ std::unique_ptr<Pass> make_qdq_int8(const PassOptions& options) {
                 : method == "mse"      ? RangeMethod::kMse
                                        : RangeMethod::kMinMax;
   made.percentile = options.number("percentile");
+  made.between = options.text("between") == "integer";
   return std::make_unique<QdqInt8>(std::move(made));
 }
 

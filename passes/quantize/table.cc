@@ -151,8 +151,12 @@ constexpr OptionSpec kQdqInt8Options[] = {
      "(least squared error)",
      "min-max|percentile|entropy|mse"},
     {"percentile", kFloat, "99.99", "Percent of the values inside the range, for ranges=percentile", "50..100"},
+    {"between", kChoice, "integer",
+     "Sums, pools and activations between convolutions: integer also on 8 bits where runtimes have kernels; float "
+     "nearer to the original, slower",
+     "integer|float"},
     kReduceRange,
-    kMinElements,
+    {"min-elements", kInt, "0", "Smaller weights are left alone", "0.."},
     kInclude,
     kExclude};
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "analysis/structure/repeat_mismatch.h"
 #include "ir/match.h"
 
 namespace onnxfold {
@@ -102,7 +103,9 @@ Value* ConstantClasses::representative(Value* value) {
 std::optional<Repeat> RepeatMatcher::match(Node& last, Node& previous) {
   earlier_.clear(), later_.clear(), lane_.clear(), nodes_.clear(), number_.clear(), operands_of_.clear();
   operands_.clear(), carried_by_.clear(), carried_.clear(), carried_in_.clear(), slots_.clear();
+  refused_.clear(), mismatch_.clear();
   pair(last, previous);
+  alike_ = earlier_.size();
   if (!close(last) || !number_nodes(last)) return std::nullopt;
   std::vector<Block> blocks = {{nodes_, carried_in_, slots_}};  // last to first
   std::unordered_set<const Node*> used(nodes_.begin(), nodes_.end());
@@ -114,6 +117,7 @@ std::optional<Repeat> RepeatMatcher::match(Node& last, Node& previous) {
     blocks.push_back(std::move(*block));
   }
   if (blocks.size() < 2) return std::nullopt;
+  if (2 * taken_ < nodes_.size()) mismatch_.clear();
   return described(blocks);
 }
 
@@ -124,7 +128,10 @@ void RepeatMatcher::pair(Node& last, Node& previous) {
     const auto [b, a] = open.back();
     open.pop_back();
     if (b == a || earlier_.contains(b) || later_.contains(a)) continue;
-    if (operations_.of(*b) < 0 || operations_.of(*b) != operations_.of(*a) || !same_outputs(*b, *a)) continue;
+    if (operations_.of(*b) < 0 || operations_.of(*b) != operations_.of(*a) || !same_outputs(*b, *a)) {
+      refused_.try_emplace(b, a);
+      continue;
+    }
     earlier_[b] = a;
     later_[a] = b;
     const auto &read_b = operations_.operands(*b), &read_a = operations_.operands(*a);
@@ -146,12 +153,29 @@ bool RepeatMatcher::close(Node& last) {
     Node* node = open.back();
     open.pop_back();
     if (!lane_.insert(node).second) continue;
-    if (!earlier_.contains(node) || later_.contains(node)) return false;
+    if (later_.contains(node)) return false;
+    if (!earlier_.contains(node)) return refuse_node(*node);
     for (std::size_t i = 0; i < operations_.operands(*node).size(); ++i) {
-      if (!classify(*node, i, open)) return false;
+      if (!classify(*node, i, open)) return refuse_operand(*node, i);
     }
   }
   return true;
+}
+
+bool RepeatMatcher::refuse_node(const Node& node) {
+  if (const auto other = refused_.find(&node); other != refused_.end()) {
+    mismatch_ = different_nodes(node, *other->second);
+  }
+  return false;
+}
+
+bool RepeatMatcher::refuse_operand(const Node& node, std::size_t i) {
+  const Node& before = *earlier_.at(&node);
+  const Value *value = operations_.operands(node)[i], *other = operations_.operands(before)[i];
+  const bool inner = value != nullptr && value->producer() != nullptr && refused_.contains(value->producer());
+  if (inner) return refuse_node(*value->producer());
+  mismatch_ = different_inputs(node, before, value, other);
+  return false;
 }
 
 bool RepeatMatcher::classify(const Node& node, std::size_t i, std::vector<Node*>& open) {
@@ -220,7 +244,9 @@ bool RepeatMatcher::number_nodes(Node& last) {
   return true;
 }
 
-std::optional<RepeatMatcher::Block> RepeatMatcher::block_before(const Block& later) const {
+std::optional<RepeatMatcher::Block> RepeatMatcher::block_before(const Block& later) {
+  mismatch_.clear();
+  taken_ = 0;
   Block block{std::vector<Node*>(nodes_.size(), nullptr), std::vector<Value*>(carried_.size(), nullptr),
               std::vector<Value*>(slots_.size(), nullptr)};
   std::vector<int> open;
@@ -242,46 +268,54 @@ std::optional<RepeatMatcher::Block> RepeatMatcher::block_before(const Block& lat
   return block;
 }
 
-bool RepeatMatcher::take(int index, Node* node, Block& block, std::vector<int>& open) const {
+bool RepeatMatcher::take(int index, Node* node, Block& block, std::vector<int>& open) {
   const auto k = static_cast<std::size_t>(index);
   if (block.nodes[k] != nullptr) return block.nodes[k] == node;
-  if (operations_.of(*node) != operations_.of(*nodes_[k]) || !same_outputs(*nodes_[k], *node)) return false;
+  if (operations_.of(*node) != operations_.of(*nodes_[k]) || !same_outputs(*nodes_[k], *node)) {
+    mismatch_ = different_nodes(*nodes_[k], *node);
+    return false;
+  }
   block.nodes[k] = node;
+  ++taken_;
   open.push_back(index);
   return true;
 }
 
-bool RepeatMatcher::read_operands(int index, Node& node, Block& block, std::vector<int>& open) const {
-  using Kind = BlockOperand::Kind;
+bool RepeatMatcher::read_operands(int index, Node& node, Block& block, std::vector<int>& open) {
   const auto k = static_cast<std::size_t>(index);
   const std::vector<Value*>& values = operations_.operands(node);
   const std::vector<Value*>& model = operations_.operands(*nodes_[k]);
   if (values.size() != model.size()) return false;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const BlockOperand& operand = operands_[k][i];
-    Value* value = values[i];
-    if (operand.kind == Kind::kOmitted) continue;  // the operation says so
-    if (value == nullptr) return false;
-    const auto at = static_cast<std::size_t>(operand.index);
-    if (operand.kind == Kind::kShared && value != model[i]) return false;
-    if (operand.kind == Kind::kVarying) {
-      if (value != model[i] && !same_kind_of_constant(value, model[i]) &&
-          (constant(value) != nullptr || constant(model[i]) != nullptr || !interchangeable(*value, *model[i]))) {
-        return false;
-      }
+    if (operands_[k][i].kind == BlockOperand::Kind::kOmitted) continue;  // the operation says so
+    if (values[i] != nullptr && read_operand(operands_[k][i], values[i], model[i], block, open)) continue;
+    if (mismatch_.empty()) mismatch_ = different_inputs(*nodes_[k], node, model[i], values[i]);
+    return false;
+  }
+  return true;
+}
+
+// What an earlier block reads where the last one reads `model`.
+bool RepeatMatcher::read_operand(const BlockOperand& operand, Value* value, Value* model, Block& block,
+                                 std::vector<int>& open) {
+  using Kind = BlockOperand::Kind;
+  const auto at = static_cast<std::size_t>(operand.index);
+  switch (operand.kind) {
+    case Kind::kShared:
+      return value == model;
+    case Kind::kVarying:
       block.slots[at] = value;
-    }
-    if (operand.kind == Kind::kCarried) {
+      if (value == model || same_kind_of_constant(value, model)) return true;
+      return constant(value) == nullptr && constant(model) == nullptr && interchangeable(*value, *model);
+    case Kind::kCarried:
       if (block.carried[at] != nullptr && block.carried[at] != value) return false;
-      if (!shapes_agree(*value, *carried_in_[at])) return false;
       block.carried[at] = value;
-    }
-    if (operand.kind == Kind::kInner) {
-      if (value->graph() != &graph_ || value->producer() == nullptr || value->output_index() != operand.output ||
-          !take(operand.index, value->producer(), block, open)) {
-        return false;
-      }
-    }
+      return shapes_agree(*value, *carried_in_[at]);
+    case Kind::kInner:
+      return value->graph() == &graph_ && value->producer() != nullptr && value->output_index() == operand.output &&
+             take(operand.index, value->producer(), block, open);
+    case Kind::kOmitted:
+      break;
   }
   return true;
 }

@@ -34,6 +34,11 @@ class RepeatMatcher {
   // are no such ends or there are fewer than two blocks. Not yet settled, without `outside`.
   std::optional<Repeat> match(Node& last, Node& previous);
 
+  // Why the last match found none, or what is before its first block is no block though half of it is; empty when As
+  // many nodes were alike.
+  const std::string& mismatch() const { return mismatch_; }
+  std::size_t alike() const { return alike_; }
+
  private:
   struct Block {
     std::vector<Node*> nodes;
@@ -44,9 +49,12 @@ class RepeatMatcher {
   bool close(Node& last);
   bool classify(const Node& node, std::size_t i, std::vector<Node*>& open);
   bool number_nodes(Node& last);
-  std::optional<Block> block_before(const Block& later) const;
-  bool read_operands(int index, Node& node, Block& block, std::vector<int>& open) const;
-  bool take(int index, Node* node, Block& block, std::vector<int>& open) const;
+  std::optional<Block> block_before(const Block& later);
+  bool read_operands(int index, Node& node, Block& block, std::vector<int>& open);
+  bool read_operand(const BlockOperand& operand, Value* value, Value* model, Block& block, std::vector<int>& open);
+  bool take(int index, Node* node, Block& block, std::vector<int>& open);
+  bool refuse_node(const Node& node);
+  bool refuse_operand(const Node& node, std::size_t i);
   Repeat described(const std::vector<Block>& last_to_first);
 
   const Graph& graph_;
@@ -54,6 +62,9 @@ class RepeatMatcher {
   ConstantClasses& constants_;
 
   std::unordered_map<const Node*, Node*> earlier_, later_;
+  std::unordered_map<const Node*, const Node*> refused_;  // nodes of the later cone, no match for these
+  std::string mismatch_;
+  std::size_t alike_ = 0, taken_ = 0;
   std::unordered_set<const Node*> lane_;
   std::vector<Node*> nodes_;
   std::unordered_map<const Node*, int> number_;

@@ -59,10 +59,12 @@ RepeatSurroundings::NodeSet RepeatSurroundings::dependents(const Repeat& repeat,
   return reached;
 }
 
-bool RepeatSurroundings::independent(const Repeat& repeat, std::size_t first_block) const {
+bool RepeatSurroundings::independent(const Repeat& repeat, std::size_t first_block) {
   const NodeSet reached = dependents(repeat, first_block);
   const auto outer = [&](const Value* value) {
-    return value == nullptr || value->producer() == nullptr || !reached.contains(value->producer());
+    if (value == nullptr || value->producer() == nullptr || !reached.contains(value->producer())) return true;
+    dependence_ = value->name();
+    return false;
   };
   if (!std::all_of(repeat.carried_in[first_block].begin(), repeat.carried_in[first_block].end(), outer)) return false;
   for (const std::vector<Value*>& slot : repeat.varying) {
@@ -79,6 +81,7 @@ bool RepeatSurroundings::independent(const Repeat& repeat, std::size_t first_blo
 
 bool RepeatSurroundings::make_independent(Repeat& repeat) {
   std::size_t first = 0;
+  dependence_.clear();
   while (first + 2 <= repeat.count() && !independent(repeat, first)) ++first;
   if (first + 2 > repeat.count()) return false;
   const auto drop = static_cast<std::ptrdiff_t>(first);

@@ -15,7 +15,8 @@ namespace {
 constexpr std::size_t kPreviousTried = 64;  // nodes of the same kind before a block's end
 constexpr double kSharedPattern = 0.5;      // joined blocks must leave less than this share of bytes that vary
 constexpr std::int64_t kLeastWeights = 4;
-constexpr int kCostOfValue = 4;  // nodes that a carried or collected value must be worth
+constexpr std::size_t kLeastAlike = 2;  // nodes that must be alike to tell why they are no blocks
+constexpr int kCostOfValue = 4;         // nodes that a carried or collected value must be worth
 
 using Label = std::uint64_t;
 
@@ -88,6 +89,8 @@ class Search {
         surroundings_(graph, operations_),
         labels_(labels_of(graph, operations_)) {}
 
+  const NearRepeat& nearest() const { return nearest_; }
+
   std::vector<Repeat> run() {
     const std::vector<Node*> nodes = graph_.nodes();
     std::unordered_map<Label, std::vector<Node*>> alike;
@@ -120,11 +123,25 @@ class Search {
 
   std::optional<Repeat> complete(Node& last, Node& previous) {
     std::optional<Repeat> repeat = matcher_.match(last, previous);
-    if (!repeat || !surroundings_.make_independent(*repeat)) return std::nullopt;
+    if (!repeat) return refused(last, matcher_.mismatch());
+    if (!surroundings_.make_independent(*repeat)) return refused(last, all_read(surroundings_.dependence()));
+    repeat->before = surroundings_.dependence().empty() ? matcher_.mismatch() : all_read(surroundings_.dependence());
     surroundings_.absorb(*repeat, constants_);
-    if (!settle(*repeat, operations_)) return std::nullopt;
+    if (!settle(*repeat, operations_)) return refused(last, "constants differ that cannot be joined along a new axis");
     surroundings_.list_outside(*repeat);
     return repeat;
+  }
+
+  static std::string all_read(const std::string& value) {
+    return "all blocks read '" + value + "', which depends on the first of them";
+  }
+
+  std::nullopt_t refused(const Node& last, const std::string& reason) {
+    if (reason.empty() || matcher_.alike() <= nearest_.alike || matcher_.alike() < kLeastAlike) {
+      return std::nullopt;
+    }
+    nearest_ = {last.label(), reason, matcher_.alike()};
+    return std::nullopt;
   }
 
   // A block may begin anywhere in the pattern: where it carries least.
@@ -212,12 +229,16 @@ class Search {
   RepeatMatcher matcher_;
   RepeatSurroundings surroundings_;
   std::unordered_map<const Node*, Label> labels_;
+  NearRepeat nearest_;
 };
 
 }  // namespace
 
-std::vector<Repeat> find_repeats(const Graph& graph, const RepeatOptions& options) {
-  return Search(graph, options).run();
+std::vector<Repeat> find_repeats(const Graph& graph, const RepeatOptions& options, NearRepeat* nearest) {
+  Search search(graph, options);
+  std::vector<Repeat> found = search.run();
+  if (nearest != nullptr) *nearest = search.nearest();
+  return found;
 }
 
 }  // namespace onnxfold

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "analysis/structure/operations.h"
@@ -49,6 +50,7 @@ struct Repeat {
   std::vector<Value*> shared;                       // made outside, or one of several constants of equal content
   std::vector<std::vector<Value*>> varying;         // [slot][block]: constants, or values of one shape made outside
   std::vector<Outside> outside;
+  std::string before;  // why the run does not start earlier, where what is before it is much like a block; or empty
 
   std::size_t count() const { return blocks.size(); }
   std::size_t node_count() const { return operands.size(); }
@@ -60,11 +62,18 @@ struct RepeatOptions {
   std::size_t blocks_in_body = 0;     // blocks joined to one; 0: as many as the pattern of shared constants asks for
 };
 
+// What looked most like blocks in a row and is none.
+struct NearRepeat {
+  std::string node;  // where its last block ends; empty: nothing looked like blocks
+  std::string reason;
+  std::size_t alike = 0;  // nodes that were alike
+};
+
 // Are both tensors of one type and provably of one shape (equal numbers or symbols)?
 bool same_shape(const Value& a, const Value& b);
 
 // Runs that do not overlap, in topological order of their last node; those that save most nodes come first where they
-// compete. Types must have been inferred.
-std::vector<Repeat> find_repeats(const Graph& graph, const RepeatOptions& options = {});
+// compete. Types must have been inferred. `nearest` tells what is found where there are none.
+std::vector<Repeat> find_repeats(const Graph& graph, const RepeatOptions& options = {}, NearRepeat* nearest = nullptr);
 
 }  // namespace onnxfold

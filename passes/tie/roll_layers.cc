@@ -11,6 +11,7 @@
 #include "analysis/structure/repeats.h"
 #include "ir/match.h"
 #include "passes/pass.h"
+#include "passes/rewrite.h"
 #include "passes/tie/rolled_run.h"
 
 namespace onnxfold {
@@ -29,6 +30,17 @@ bool rolled_already(const Graph& graph) {
   return false;
 }
 
+// Exporters write what layers share as an Identity of the first one's constant.
+bool read_through_identities(Graph& graph) {
+  bool changed = false;
+  for (Node* node : graph.nodes_of("Identity")) {
+    Value *whole = node->input(0), *copy = node->output();
+    if (copy == nullptr || copy->is_graph_output() || constant(whole) == nullptr) continue;
+    changed = replace_and_erase(graph, *node, *whole) || changed;
+  }
+  return changed;
+}
+
 class RollLayers final : public Pass {
  public:
   explicit RollLayers(const PassOptions& options) : form_(options.text("form")) {
@@ -38,7 +50,7 @@ class RollLayers final : public Pass {
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (rolled_already(graph)) return false;
-    bool changed = false;
+    bool changed = read_through_identities(graph);
     // What a run reads may be made by another one: each is looked for in the graph as it is then.
     while (roll_one(graph, context)) {
       changed = true;
@@ -69,7 +81,8 @@ class RollLayers final : public Pass {
   bool roll_one(Graph& graph, PassContext& context) {
     const Operations operations(graph);
     std::vector<std::pair<std::string, std::string>> skipped;
-    for (const Repeat& repeat : find_repeats(graph, search_)) {
+    NearRepeat nearest;
+    for (const Repeat& repeat : find_repeats(graph, search_, &nearest)) {
       const std::string label = repeat.blocks[0][0]->label();
       RolledRun run(graph, repeat, operations, form_for(graph, repeat));
       if (const std::string obstacle = run.obstacle(); !obstacle.empty()) {
@@ -84,12 +97,14 @@ class RollLayers final : public Pass {
                                   repeat.count(), repeat.node_count(), node->op_type(), repeat.carried.size(),
                                   repeat.varying.size(), repeat.outside.size()),
                       run.bytes_before(), run.bytes_after());
+      if (!repeat.before.empty()) context.note(label, "what is before these blocks is none of them: " + repeat.before);
       return true;
     }
     for (const auto& [label, why] : skipped) context.skipped(label, why);
     if (skipped.empty() && !rolled_ && graph.parent() == nullptr) {
-      context.note("layers",
-                   fmt::format("no {} blocks in a row are equal but for their weights", search_.least_blocks));
+      const std::string nothing =
+          fmt::format("no {} blocks in a row are equal but for their weights", search_.least_blocks);
+      context.note("layers", nearest.node.empty() ? nothing : nothing + "; nearest to it: " + nearest.reason);
     }
     return false;
   }

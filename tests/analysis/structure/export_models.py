@@ -1,6 +1,6 @@
 """Exports tiny networks with random weights the way users do: the inputs of exports_test.cc.
 
-    python export_models.py OUT [--only NAME,...] [--variants NAME,...]   networks into OUT, one file a variant
+    python export_models.py OUT [--only NAME,...] [--variants NAME,...] [--layers N]   networks into OUT, one file a variant
     python export_models.py OUT --pack exports.npz                        what OUT holds, weights blanked, for the test
 
 Needs torch, transformers, timm, onnx, onnxscript and onnxruntime (not needed by the test). Variants: ts<opset>
@@ -523,7 +523,7 @@ def dinov2_giant(attn):
 def swin(attn):
     from transformers import SwinModel
 
-    c = config("SwinConfig", attn, image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4,
+    c = config("SwinConfig", attn, image_size=32, patch_size=2, embed_dim=8, depths=[2, LAYERS], num_heads=[2, 4], window_size=4,
                mlp_ratio=2.0)
     return image(SwinModel(c), hidden)
 
@@ -532,7 +532,7 @@ def swin(attn):
 def swin_timm(attn):
     import timm
 
-    return image_plain(timm.models.swin_transformer.SwinTransformer(img_size=32, patch_size=2, embed_dim=8, depths=(2, 2),
+    return image_plain(timm.models.swin_transformer.SwinTransformer(img_size=32, patch_size=2, embed_dim=8, depths=(2, LAYERS),
                                                                    num_heads=(2, 4), window_size=4, mlp_ratio=2.0, num_classes=5))
 
 
@@ -561,7 +561,7 @@ def clip_vision(attn):
 def segformer(attn):
     from transformers import SegformerModel
 
-    c = config("SegformerConfig", "eager", num_encoder_blocks=2, depths=[2, 2], sr_ratios=[2, 1], hidden_sizes=[8, 16],
+    c = config("SegformerConfig", "eager", num_encoder_blocks=2, depths=[2, LAYERS], sr_ratios=[2, 1], hidden_sizes=[8, 16],
                patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2], decoder_hidden_size=16)
     return image(SegformerModel(c), hidden)
 
@@ -659,7 +659,7 @@ def torch_decoder(attn):
 def convnext(attn):
     import timm
 
-    return image_plain(timm.models.convnext.ConvNeXt(depths=(1, 2, 2, 1), dims=(8, 8, 16, 16), num_classes=5))
+    return image_plain(timm.models.convnext.ConvNeXt(depths=(1, 2, LAYERS, 1), dims=(8, 8, 16, 16), num_classes=5))
 
 
 @model
@@ -858,8 +858,11 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--variants", default="")
     parser.add_argument("--pack", type=pathlib.Path)
+    parser.add_argument("--layers", type=int, default=2, help="of every network (of a later stage, where there are several)")
     parser.add_argument("-v", action="store_true")
     options = parser.parse_args()
+    global LAYERS
+    LAYERS = options.layers
     if options.pack:
         wanted = set(filter(None, options.variants.split(",")))
         files = sorted(f for f in options.out.glob("*.onnx") if not wanted or f.stem.split(".")[1] in wanted)

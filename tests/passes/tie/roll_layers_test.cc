@@ -105,6 +105,43 @@ TEST(RollLayers, SaysThatNothingRepeats) {
     EXPECT_EQ(std::count_if(remarks.begin(), remarks.end(), says), expected);
   }
 }
+// What pass roll-layers says of `text`, joined.
+std::string said_of(const std::string& text) {
+  std::vector<Remark> remarks;
+  EXPECT_TRUE(run_pass("roll-layers", *model_from_text(text), {}, &remarks));
+  std::string said;
+  for (const Remark& remark : remarks) said += remark.reason + "; ";
+  return said;
+}
+TEST(RollLayers, SaysWhichNodesDiffer) {
+  std::string text = stack({0, 1});
+  text.replace(text.find("Relu(h1)"), 8, "Sigmoid(h1)");
+  EXPECT_THAT(said_of(text),
+              HasSubstr("Sigmoid of output 'a1' stands where Relu of output 'a0' does in an earlier block"));
+}
+TEST(RollLayers, SaysWhichWidthsDiffer) {
+  const std::string text = model(
+      "float[N,4] x", "float[N,4] y", "float[4,6] u0 = {}, float[6,4] d0 = {}, float[4,7] u1 = {}, float[7,4] d1 = {}",
+      "a0 = MatMul(x, u0) b0 = Tanh(a0) c0 = Sigmoid(b0) e0 = Neg(c0) f0 = MatMul(e0, d0) s0 = Add(x, f0) "
+      "a1 = MatMul(s0, u1) b1 = Tanh(a1) c1 = Sigmoid(b1) e1 = Neg(c1) f1 = MatMul(e1, d1) y = Add(s0, f1)");
+  EXPECT_THAT(said_of(text),
+              HasSubstr("output 'e1' gives float[N,7], Neg of output 'e0' in an earlier block gives float[N,6]"));
+}
+TEST(RollLayers, SaysWhatKeepsTheFirstBlockOut) {
+  std::string text = stack({0, 1, 2, 3});
+  text.replace(text.find("Relu(h0)"), 8, "Sigmoid(h0)");
+  EXPECT_THAT(said_of(text), HasSubstr("what is before these blocks is none of them: Relu"));
+  EXPECT_THAT(said_of(stack({0, 1, 2, 3})), testing::Not(HasSubstr("before these blocks")));
+}
+TEST(RollLayers, ReadsConstantsThroughIdentity) {
+  std::string text = stack({0, 0, 0});
+  text.replace(text.find("h1 = MatMul(s0, up0)"), 20, "again = Identity(up0) h1 = MatMul(s0, again)");
+  const auto model = model_from_text(text);
+  const auto changed = run_pass("roll-layers", *model);
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_NE(loop_of(model->graph()), nullptr);
+  EXPECT_EQ(difference(*model_from_text(text), *model, Precision::kFloat32, 0), "");
+}
 TEST(RollLayers, RollsOnlyWhatIsEqual) {
   // The middle layer has another activation.
   std::string text = stack({0, 1, 2, 3, 4, 5, 6});

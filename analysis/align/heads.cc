@@ -1,6 +1,7 @@
 #include "analysis/align/heads.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "analysis/algebra/assignment.h"
@@ -51,12 +52,21 @@ double trace(const Matrix& map, const Matrix& cross) {
   return result;
 }
 
-Matrix best_map(const Matrix& cross, HeadFreedom freedom) {
-  if (freedom == HeadFreedom::kNone) return identity_matrix(cross.rows);
+Matrix part_map(const Matrix& cross, HeadFreedom freedom) {
   if (freedom == HeadFreedom::kPermute) return permutation_matrix(best_assignment(cross));
-  Matrix map = procrustes(cross);
-  snap_to_permutation(map);
-  return map;
+  if (freedom == HeadFreedom::kSign) {
+    Matrix map = identity_matrix(cross.rows);
+    for (double& x : map.data) x *= trace(identity_matrix(cross.rows), cross) < 0 ? -1 : 1;
+    return map;
+  }
+  if (freedom == HeadFreedom::kPhase) {
+    const double along = cross.at(0, 0) + cross.at(1, 1), across = cross.at(0, 1) - cross.at(1, 0);
+    const double size = std::hypot(along, across);
+    if (size == 0) return identity_matrix(2);
+    const double c = along / size, s = across / size;
+    return {2, 2, {c, s, -s, c}};
+  }
+  return procrustes(cross);
 }
 
 double share(const Matrix& a, const Matrix& b) {
@@ -132,8 +142,8 @@ class Finder {
     return result;
   }
 
-  static double reach(const Matrix& cross, HeadFreedom freedom) {
-    return freedom == HeadFreedom::kRotate ? nuclear_norm(cross) : trace(best_map(cross, freedom), cross);
+  static double reach(const Matrix& cross, const std::vector<HeadPart>& parts) {
+    return trace(best_head_map(cross, parts), cross);
   }
 
   std::vector<std::int64_t> query_order(std::int64_t a, std::int64_t b) const {
@@ -155,8 +165,8 @@ class Finder {
     Pairing pairing;
     pairing.queries = query_order(a, b);
     const Matrix scores = score_cross(a, b, pairing.queries), values = value_cross(a, b, pairing.queries);
-    pairing.scores = best_map(scores, site_.scores);
-    pairing.values = best_map(values, site_.values);
+    pairing.scores = best_head_map(scores, site_.scores);
+    pairing.values = best_head_map(values, site_.values);
     pairing.gain = score_share_ * trace(pairing.scores, scores) + value_share_ * trace(pairing.values, values);
     return pairing;
   }
@@ -231,7 +241,91 @@ bool self_contained(const Attention& attention) {
   return true;
 }
 
-std::optional<HeadSite> head_site(const Attention& attention, bool rotate) {
+Matrix best_head_map(const Matrix& cross, const std::vector<HeadPart>& parts) {
+  Matrix whole = identity_matrix(cross.rows);
+  for (const HeadPart& part : parts) {
+    const auto size = static_cast<std::int64_t>(part.elements.size());
+    Matrix own(size, size);
+    const auto each = [&](const auto& visit) {
+      for (std::int64_t i = 0; i < size; ++i) {
+        for (std::int64_t j = 0; j < size; ++j) {
+          visit(i, j, part.elements[static_cast<std::size_t>(i)], part.elements[static_cast<std::size_t>(j)]);
+        }
+      }
+    };
+    each([&](std::int64_t i, std::int64_t j, std::int64_t a, std::int64_t b) { own.at(i, j) = cross.at(a, b); });
+    own = part_map(own, part.freedom);
+    each([&](std::int64_t i, std::int64_t j, std::int64_t a, std::int64_t b) { whole.at(a, b) = own.at(i, j); });
+  }
+  snap_to_permutation(whole);
+  return whole;
+}
+
+namespace {
+
+std::vector<std::int64_t> all_elements(std::int64_t width) {
+  std::vector<std::int64_t> elements;
+  for (std::int64_t i = 0; i < width; ++i) elements.push_back(i);
+  return elements;
+}
+
+// A norm of the elements of a head, or of all heads together.
+class HeadNorm {
+ public:
+  // None when no map of elements but the identity passes: a mean is taken off, a bias is added, groups differ.
+  static std::optional<HeadNorm> of(const Projection& projection) {
+    HeadNorm norm(projection);
+    if (!projection.norm) return norm;
+    const Norm& own = *projection.norm;
+    const bool whole = own.width == projection.width || own.width == projection.heads * projection.width;
+    if (own.kind != Norm::Kind::kRms || own.bias != nullptr || own.skip != nullptr || !whole) return {};
+    if (own.gain == nullptr) return norm;
+    const auto gain = weight_of(*own.gain);
+    if (!gain || static_cast<std::int64_t>(gain->data.size()) != own.width) return {};
+    norm.gain_ = gain->data;
+    return norm;
+  }
+
+  // Do these elements have one gain, in every head?
+  bool alike(const std::vector<std::int64_t>& elements) const {
+    for (std::size_t head = 0; head < gain_.size(); head += static_cast<std::size_t>(projection_.width)) {
+      for (const std::int64_t element : elements) {
+        const auto at = [&](std::int64_t index) { return gain_[head + static_cast<std::size_t>(index)]; };
+        if (at(element) != at(elements.front())) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  explicit HeadNorm(const Projection& projection) : projection_(projection) {}
+  const Projection& projection_;
+  std::vector<double> gain_;  // empty: none
+};
+
+}  // namespace
+
+std::vector<HeadPart> score_parts(const Attention& attention, bool rotate, const RotaryParts* rotary) {
+  const bool turned = attention.rotary || attention.q.rotary || attention.k.rotary;
+  if (turned && rotary == nullptr) return {};
+  const auto q = HeadNorm::of(attention.q), k = HeadNorm::of(attention.k);
+  if (!q || !k) return {};
+  std::vector<HeadPart> parts;
+  const std::vector<std::int64_t> free = turned ? rotary->free : all_elements(attention.head_width);
+  if (q->alike(free) && k->alike(free)) {
+    if (!free.empty()) parts.push_back({rotate ? HeadFreedom::kRotate : HeadFreedom::kPermute, free});
+  } else if (rotate) {
+    for (const std::int64_t element : free) parts.push_back({HeadFreedom::kSign, {element}});
+  }
+  if (!turned || !rotate) return parts;
+  for (const auto& pair : rotary->pairs) {
+    const std::vector<std::int64_t> both = {pair.first, pair.second};
+    parts.push_back({q->alike(both) && k->alike(both) ? HeadFreedom::kPhase : HeadFreedom::kSign, both});
+  }
+  return parts;
+}
+
+std::optional<HeadSite> head_site(const Attention& attention, bool rotate, const RotaryParts* rotary) {
   const std::int64_t heads = attention.heads, groups = attention.kv_heads;
   if (!attention.out || heads <= 0 || groups <= 0 || heads % groups != 0) return {};
   if (attention.packed_weight != nullptr || attention.packed_bias != nullptr || !self_contained(attention)) return {};
@@ -250,11 +344,11 @@ std::optional<HeadSite> head_site(const Attention& attention, bool rotate) {
   const bool normed_together = wide(attention.q) || wide(attention.k) || wide(attention.v);
   site.permutable =
       !normed_together && !cached && !masks_by_head(attention) && attention.gate == nullptr && !attention.inner_norm;
-  const HeadFreedom free = rotate ? HeadFreedom::kRotate : HeadFreedom::kPermute;
-  const bool normed = attention.q.norm || attention.k.norm;
-  site.scores = attention.rotary || normed || cached ? HeadFreedom::kNone : free;
-  site.values =
-      cached || attention.gate != nullptr || attention.inner_norm || attention.v.norm ? HeadFreedom::kNone : free;
+  if (!cached) site.scores = score_parts(attention, rotate, rotary);
+  const bool held = cached || attention.gate != nullptr || attention.inner_norm || attention.v.norm;
+  if (!held) {
+    site.values.push_back({rotate ? HeadFreedom::kRotate : HeadFreedom::kPermute, all_elements(attention.value_width)});
+  }
   return site;
 }
 

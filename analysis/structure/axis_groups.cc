@@ -21,11 +21,12 @@ bool one_of(const Node& node, const std::array<std::string_view, N>& operators) 
          (node.domain().empty() || node.domain() == "com.microsoft");
 }
 
+constexpr std::string_view kMicrosoft = "com.microsoft";
 constexpr std::array<std::string_view, 5> kPassing = {"Identity", "Cast", "Dropout", "Neg", "CastLike"};
-constexpr std::array<std::string_view, 25> kPointwise = {
+constexpr std::array<std::string_view, 26> kPointwise = {
     "Relu",       "Erf",  "Tanh", "Sigmoid",  "Gelu",      "Exp",      "Sqrt",        "Softplus",  "Elu",
     "LeakyRelu",  "Clip", "Abs",  "Mish",     "Selu",      "Softsign", "HardSigmoid", "HardSwish", "Log",
-    "Reciprocal", "Sin",  "Cos",  "FastGelu", "QuickGelu", "Celu",     "Swish"};
+    "Reciprocal", "Sin",  "Cos",  "FastGelu", "QuickGelu", "Celu",     "Swish",       "BiasGelu"};
 constexpr std::array<std::string_view, 9> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu"};
 constexpr std::array<std::string_view, 4> kPooling = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"};
 constexpr std::array<std::string_view, 6> kReshaping = {"Reshape",   "Flatten", "Squeeze",
@@ -124,8 +125,12 @@ class Walker : private AxisLabels {
       if (vector == nullptr) continue;
       const Labels own = labels(*vector);
       if (own.empty() || own.back() == kFixed) continue;
+      if (vector == norm.gain && uniform(*vector)) {
+        fix_label(own.back());  // a rotation passes it by: rotated itself, it would be another
+        continue;
+      }
       label = join(label, own.back());
-      if (vector == norm.gain && !uniform(*vector)) pointwise({label});
+      if (vector == norm.gain) pointwise({label});
     }
     if (norm.kind == Norm::Kind::kLayer) centred(label);
     Labels to = from;
@@ -214,7 +219,11 @@ class Walker : private AxisLabels {
   }
 
   void visit_unary(const Node& node) {
-    const Labels from = labels(*node.input(0));
+    Labels from = labels(*node.input(0));
+    if (node.input(1) != nullptr && (node.is("BiasGelu", kMicrosoft) || node.is("FastGelu", kMicrosoft))) {
+      if (from.empty() || labels(*node.input(1)).empty()) return give_up(node);
+      from.back() = join(from.back(), labels(*node.input(1)).back());
+    }
     if (one_of(node, kPointwise)) pointwise(from);
     set(node.output(), from);
   }

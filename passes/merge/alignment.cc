@@ -62,8 +62,10 @@ class Aligner {
     AxisGroups found = find_axis_groups(model_.graph());
     groups_ = std::move(found.groups);
     std::map<const Value*, int> users;
+    RotaryProbe probe(model_);
     for (const Attention& attention : found.attentions) {
-      auto site = head_site(attention, options_.rotate);
+      const auto rotary = attention.rotary ? probe.of(attention) : std::nullopt;
+      auto site = head_site(attention, options_.rotate, rotary ? &*rotary : nullptr);
       if (!site) continue;
       for (const Linear* linear : linears_of(*site)) ++users[linear->weight];
       sites_.push_back(std::move(*site));
@@ -146,25 +148,43 @@ class Aligner {
             cross_gram(transformed(out.weight, in), theirs_.at(out.weight), in)};
   }
 
+  // Without data there are two places to begin at: what one group is matched by depends on the others.
   void align_by_weights() {
+    descend(false);
+    if (options_.data != nullptr || sites_.empty()) return;
+    const double found = distance();
+    AxisMaps maps = std::move(maps_);
+    std::vector<MergeLayer> layers = std::move(layers_);
+    maps_.clear();
+    layers_.clear();
+    descend(true);
+    if (distance() < found * (1 - 1e-6)) return;
+    maps_ = std::move(maps);
+    layers_ = std::move(layers);
+  }
+
+  void descend(bool heads_first) {
     double before = distance();
     for (int sweep = 0; sweep < std::max(options_.sweeps, 1); ++sweep) {
+      const bool described = sweep == 0 && options_.data == nullptr;
+      if (heads_first) move_heads(described);
       for (const AxisGroup& group : groups_) {
         const Matrix cross = weight_cross(group);
         const Matrix map = best_map(group, cross);
-        if (sweep == 0 && options_.data == nullptr) add_layer(name_of(group), kind_of(group), group, cross, map);
+        if (described) add_layer(name_of(group), kind_of(group), group, cross, map);
         set_map(group, map);
       }
-      for (const HeadSite& site : sites_) {
-        HeadMaps found = best_heads(site, weight_cross(site));
-        if (sweep == 0 && options_.data == nullptr) {
-          layers_.push_back({site.name, "heads", found.before, found.after, 0});
-        }
-        for (auto& entry : found.maps) maps_[entry.first] = std::move(entry.second);
-      }
+      if (!heads_first) move_heads(described);
       const double after = distance();
       if (before - after <= 1e-7 * before) break;
       before = after;
+    }
+  }
+  void move_heads(bool described) {
+    for (const HeadSite& site : sites_) {
+      HeadMaps found = best_heads(site, weight_cross(site));
+      if (described) layers_.push_back({site.name, "heads", found.before, found.after, 0});
+      for (auto& entry : found.maps) maps_[entry.first] = std::move(entry.second);
     }
   }
 

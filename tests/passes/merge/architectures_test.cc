@@ -80,6 +80,18 @@ std::string convolutions() {
          "Relu(c1) c2 = Conv(a1, w2) r = Add(a0, c2) p = GlobalAveragePool(r) f = Flatten(p) out = MatMul(f, head) }";
 }
 
+// Norms without gains as one operator, a bias inside of the activation.
+std::string runtime_operators() {
+  return "<ir_version: 11, opset_import: [\"\" : 23, \"com.microsoft\" : 1]> g (int64[B, 6] x) => (float[B, 6, 5] out) "
+         "<float[9, 12] embed = {}, float[12] g0 = {1,1,1,1,1,1,1,1,1,1,1,1}, float[12, 20] up = {}, float[20] bu = "
+         "{}, "
+         "float[20, 12] down = {}, float[12] g1 = {2,2,2,2,2,2,2,2,2,2,2,2}, float[12, 20] up1 = {}, float[20] bu1 = "
+         "{}, float[20, 12] down1 = {}, float[12, 5] head = {}> { s0 = Gather(embed, x) n0 = RMSNormalization <axis = "
+         "-1> (s0, g0) um = MatMul(n0, up) a = com.microsoft.FastGelu(um, bu) dm = MatMul(a, down) s1 = Add(s0, dm) "
+         "n1 = RMSNormalization <axis = -1> (s1, g1) um1 = MatMul(n1, up1) a1 = com.microsoft.BiasGelu(um1, bu1) dm1 = "
+         "MatMul(a1, down1) s2 = Add(s1, dm1) out = MatMul(s2, head) }";
+}
+
 std::unique_ptr<Model> model_of(const Network& network) {
   auto model = test::model_from_text(network.text);
   EXPECT_TRUE(infer_shapes(*model).has_value());
@@ -144,7 +156,8 @@ TEST_P(Architectures, ItselfStaysAsItIs) {
 
 INSTANTIATE_TEST_SUITE_P(All, Architectures,
                          ::testing::Values(Network{"Decoder", decoder()}, Network{"Encoder", encoder()},
-                                           Network{"Convolutions", convolutions()}),
+                                           Network{"Convolutions", convolutions()},
+                                           Network{"RuntimeOperators", runtime_operators()}),
                          [](const auto& network) { return network.param.name; });
 
 }  // namespace

@@ -1,164 +1,252 @@
 #!/usr/bin/env python3
 """Layers tied in every way that tie-layers has: file size, errors of weights and outputs, and the metric, one-shot.
 
-  benchmarks/tie_table.py MODEL.onnx --calibration C.npz --data D.npz [--loops 2 3 4] [--ranks 0 8 16 32] [--quick]
-  benchmarks/tie_table.py MODEL.onnx --calibration C.npz --data D.npz --equal-bytes
+  benchmarks/tie_table.py MODEL.onnx --calibration C.npz --data D.npz --cells CELLS.jsonl [--loops 2 3 4]
+      [--ranks 0 8 16 32 break-even] [--refit-ranks 0 8 16] [--minutes 60]
+  benchmarks/tie_table.py MODEL.onnx --cells CELLS.jsonl --render
 
-The second form compares the families at equal bytes of weights: tied, tied and in 4 bits, whitened low rank, low rank in
-4 bits, 4 bits, 3 bits, blocks dropped. Prints Markdown rows as they come. Needs an interpreter with onnx and numpy.
+Every cell is written to CELLS.jsonl when it is done; a second run goes on where the first one stopped, and stops by itself
+after --minutes. --render only prints what is there, as Markdown. `break-even` gives every weight the highest rank that still
+saves bytes. Errors are relative and of all tied weights together: `weights` of their numbers, `layers` of what they make of
+the inputs that the original model has on D (data that no way has seen), `outputs` of the outputs of the model.
+Needs an interpreter with onnx, numpy and onnxruntime (one thread is used).
 """
+
 import argparse
-import os
-import subprocess
-import sys
+import collections
+import pathlib
 import tempfile
+import time
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import numpy_helper
 
-BINARY = os.environ.get("ONNXFOLD", "build/release/cli/onnxfold")
-# Name, options, learns from the calibration data.
-WAYS = [
-    ("the default with data", "", True),
-    ("least squares, alternating", "start=weighted", True),
-    ("least squares, whitened once", "start=weighted,factors=whitened", True),
-    ("average, whitened", "start=average,factors=whitened", True),
-    ("lower, whitened", "start=lower,factors=whitened", True),
-    ("stepwise, whitened", "start=stepwise,factors=whitened", True),
-    ("average, SVD (the paper's)", "start=average,factors=svd", False),
-    ("lower, SVD", "start=lower,factors=svd", False),
-    ("stepwise, SVD", "start=stepwise,factors=svd", False),
-    ("better fit, no data", "factors=", False),  # closed for two loops, alternate for more
-]
-QUICK = ("the default with data", "least squares, alternating", "average, SVD (the paper's)")
+from cells import Cells, compress
+
+# start, factors, learns from the calibration data
+PLAIN = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "svd", True)]
+WHITENED = [(start, "whitened", True) for start in ("average", "lower", "stepwise", "weighted")]
+STRICT = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "whitened", True)]
 
 
-def products(path):
-    """{name of the product: (weight [in, out], output)}"""
-    model = onnx.load(path)
+def better(loops):
+    """What goes beyond one SVD: the closed form of two loops, alternations of more; without and with data."""
+    split = "closed" if loops == 2 else "alternate"
+    return [("average", split, False), ("weighted", split, True)]
+
+
+def products(model):
+    """{output of a product: (its input, its weight [in, out], the name of that)}"""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    found, factors = {}, {}
+    found = {}
     for node in model.graph.node:
         if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in constants:
             continue
         weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
         if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
             weight = weight.T
-        if "_lora_" in node.input[1]:
-            factors[node.input[1]] = weight
-        else:
-            found[node.name] = (weight, node.output[0])
-    return found, factors
+        found[node.output[0]] = (node.input[0], weight, node.input[1])
+    return found
 
 
-def weight_error(before, after):
-    """Relative error of all weights that a tied model still has at their old places."""
-    old, (new, factors) = products(before)[0], products(after)
-    # A bias is added between a product and its correction; names say which bias.
-    error = energy = 0.0
-    adds = {node.input[i]: node.output[0] for node in onnx.load(after).graph.node if node.op_type == "Add" for i in (0, 1)}
-    for name, (weight, output) in old.items():
-        if name not in new or new[name][0].shape != weight.shape:
-            continue
-        now = new[name][0]
-        for prefix in (output, adds.get(output, "")):
-            if prefix + "_lora_A" in factors:
-                now = now + factors[prefix + "_lora_A"] @ factors[prefix + "_lora_B"]
-                break
-        error += float(np.sum((weight - now) ** 2))
-        energy += float(np.sum(weight**2))
-    return (error / energy) ** 0.5 if energy else 0.0
+def second_moments(path, names, data):
+    """X'X of values on data, by name."""
+    model = onnx.load(path)
+    for name in names:
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = session_of(model.SerializeToString())
+    moments = {name: 0 for name in names}
+    for feeds in batches(session, data):
+        for name, value in zip(names, session.run(list(names), feeds)):
+            rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
+            moments[name] = moments[name] + rows.T @ rows
+    return moments
 
 
-def compress(args, passes, calibrate, recipe=None):
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "o.onnx")
-        command = [BINARY, "compress", args.model, "-o", out, "--data", args.data, "--controls", "no", "--max-kl", "1000000"]
-        command += ["--recipe", recipe] if recipe else []
-        for one in passes:
-            command += ["--pass", one]
-        command += ["--calibration", args.calibration] if calibrate else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not os.path.exists(out):
-            return None, done.stderr.strip()
-        weights = "" if recipe else f"{weight_error(args.model, out):.3f}"
-        return (os.path.getsize(out), weights), done.stdout
+def session_of(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def line_of(stdout, word):
-    for row in stdout.splitlines():
-        if word in row:
-            return row.strip()
-    return ""
+def batches(session, data):
+    """Feeds of the model, with the rows that they are of."""
+    arrays = np.load(data)
+    inputs = [value.name for value in session.get_inputs()]
+    size = session.get_inputs()[0].shape[0]
+    step = size if isinstance(size, int) else 32
+    for begin in range(0, len(arrays[inputs[0]]), step):
+        yield {name: arrays[name][begin : begin + step] for name in inputs}
 
 
-def show(label, outcome, stdout):
-    if outcome is None:
-        print(f"| {label} | {stdout.splitlines()[-1] if stdout else 'failed'} | | |", flush=True)
-        return
-    error = line_of(stdout, "rel. error").split("rel. error")[-1].split(",")[0].strip()
-    task = ""
-    for word in ("bits per byte", "accuracy", "perplexity"):
-        row = line_of(stdout, word + " ")
-        if row and "->" in row:
-            task = row.split("->")[-1].strip().split()[0]
-    size, weights = outcome
-    middle = f" {weights} |" if weights else ""
-    print(f"| {label} | {size:,} |{middle} {error} | {task} |", flush=True)
+class Judge:
+    """The metric of a model on data, and how far its outputs are from the original's (in the worst batch)."""
+
+    def __init__(self, base, data):
+        self.data = data
+        self.arrays = dict(np.load(data))
+        self.before = self.outputs(base)
+        self.kind = "accuracy" if "labels" in self.arrays else "bits per byte"
+
+    def outputs(self, path):
+        session = session_of(str(path))
+        return [session.run(None, feeds)[0].astype(np.float64) for feeds in batches(session, self.data)]
+
+    def metric(self, outputs):
+        logits = np.concatenate(outputs)
+        if self.kind == "accuracy":
+            return float(np.mean(np.argmax(logits, -1) == self.arrays["labels"].reshape(-1)))
+        tokens = next(array for array in self.arrays.values() if array.shape == logits.shape[:2])
+        rest = logits - logits.max(-1, keepdims=True)
+        rest = rest - np.log(np.exp(rest).sum(-1, keepdims=True))
+        picked = np.take_along_axis(rest[:, :-1], tokens[:, 1:, None], -1)
+        return float(-picked.mean() / np.log(2))
+
+    def of(self, path):
+        now = self.outputs(path)
+        error = max(np.linalg.norm(new - old) / np.linalg.norm(old) for new, old in zip(now, self.before))
+        return {"outputs": float(error), "metric": self.metric(now), "original": self.metric(self.before),
+                "kind": self.kind}
 
 
-def table(args):
-    print("| loops, rank, how | file bytes | weight error | output error | metric |\n| --- | --- | --- | --- | --- |")
+class Errors:
+    """Relative errors of the products of a tied model against the original's."""
+
+    def __init__(self, base, data):
+        self.old = products(onnx.load(base))
+        names = sorted({name for name, _, _ in self.old.values()})
+        self.moments = second_moments(base, names, data)
+
+    def of(self, tied):
+        """(of the weights, of what they make of the original's inputs), over all weights that are shared now."""
+        new = products(tied)
+        corrected = {output: output for output in self.old}  # output of a product or of its bias: that of the product
+        for node in tied.graph.node:
+            if node.op_type == "Add":
+                corrected.update({node.output[0]: name for name in node.input if name in self.old})
+        readers = collections.Counter(name for _, _, name in new.values())
+        now = {output: new[output][1] for output in self.old if output in new and readers[new[output][2]] > 1}
+        tensors = {tensor.name: tensor for tensor in tied.graph.initializer}
+        for name in tensors:
+            place = name.removesuffix("_lora_A")
+            if place == name or corrected.get(place) not in now:
+                continue
+            a, b = (numpy_helper.to_array(tensors[place + end]).astype(np.float64) for end in ("_lora_A", "_lora_B"))
+            now[corrected[place]] = now[corrected[place]] + a @ b
+        sums = np.zeros(4)
+        for output, weight in now.items():
+            name, before, _ = self.old[output]
+            rest, moment = weight - before, self.moments[name]
+            sums += [np.sum(rest**2), np.sum(before**2), np.sum(rest * (moment @ rest)),
+                     np.sum(before * (moment @ before))]
+        return float((sums[0] / sums[1]) ** 0.5), float((sums[2] / sums[3]) ** 0.5)
+
+
+def break_even(base, loops, folder):
+    """The `ranks` option that gives every role the highest rank that saves bytes."""
+    report = compress(base, folder / "o.onnx", [f"tie-layers:loops={loops},rank=1000000,start=average,factors=svd"])
+    rules = {}
+    for remark in report["remarks"]:
+        words = remark["reason"].split()
+        if "saves nothing" in remark["reason"]:
+            rules[words[3]] = int(words[words.index("from") + 1]) - 1
+    return ";".join(f"{role}={rank}" for role, rank in sorted(rules.items()))
+
+
+def wanted(args):
+    """(loops, rank, start, factors, learns) of every cell; the dear ones last."""
     for loops in args.loops:
         for rank in args.ranks:
-            for name, options, calibrate in WAYS:
-                if (args.quick and name not in QUICK) or (rank == 0 and ("fit" in name or "alternating" in name)):
-                    continue
-                if args.skip_default and not options:
-                    continue
-                if options == "factors=":
-                    options += "closed" if loops == 2 else "alternate"
-                spec = f"tie-layers:loops={loops},rank={rank}" + (f",{options}" if options else "")
-                outcome, stdout = compress(args, ["remove-dead-nodes", spec], calibrate)
-                show(f"{loops}, {rank}, {name}", outcome, stdout)
+            for way in STRICT if rank == "0" else PLAIN + WHITENED + better(loops):
+                yield (loops, rank, *way)
+    for loops in args.loops:
+        for rank in args.refit_ranks:
+            yield (loops, rank, "auto", "auto", True)
 
 
-def equal_bytes(args):
-    print("| what | file bytes | output error | metric |\n| --- | --- | --- | --- |")
-    four, three = "rtn-search:bits=4,block=32", "rtn-search:bits=3,block=32"
-    rows = [
-        ("as it is", ["remove-dead-nodes"], False),
-        ("2 loops, ratio 0.63", ["tie-layers:loops=2,ratio=0.63"], True),
-        ("low rank, ratio 0.63", ["low-rank:ratio=0.63"], True),
-        ("a third of the blocks dropped", ["drop-blocks:ratio=0.33"], True),
-        ("2 loops, ratio 0.63, 4 bits", ["tie-layers:loops=2,ratio=0.63", four], True),
-        ("low rank, ratio 0.63, 4 bits", ["low-rank:ratio=0.63", four], True),
-        ("4 bits", [four], False),
-        ("3 bits", [three], False),
-        ("2 loops, ratio 0.8, 4 bits", ["tie-layers:loops=2,ratio=0.8", four], True),
-        ("low rank, ratio 0.8, 4 bits", ["low-rank:ratio=0.8", four], True),
-        ("a quarter of the blocks dropped, 4 bits", ["drop-blocks:ratio=0.25", four], True),
-    ]
-    for name, passes, calibrate in rows:
-        outcome, stdout = compress(args, passes, calibrate, recipe="clean")
-        show(name, outcome, stdout)
+def measure(args, cell, base, errors, judge, folder):
+    loops, rank, start, factors, learns = cell
+    size = f"ranks={break_even(base, loops, folder)}" if rank == "break-even" else f"rank={rank}"
+    out = folder / "tied.onnx"
+    report = compress(base, out, [f"tie-layers:loops={loops},{size},start={start},factors={factors}"], None,
+                      args.calibration if learns else None)
+    if "error" in report:
+        return report
+    weights, layers = errors.of(onnx.load(out))
+    return {"file": out.stat().st_size, "weights": weights, "layers": layers, "seconds": report["wall"], **judge.of(out)}
+
+
+def key_of(model, cell):
+    return f"{model.stem} " + " ".join(map(str, cell[:4]))
+
+
+def run(args, cells):
+    until = time.monotonic() + 60 * args.minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        base = folder / "base.onnx"
+        compress(args.model, base, [], recipe="clean")
+        errors, judge = Errors(base, args.data), Judge(base, args.data)
+        for cell in wanted(args):
+            if time.monotonic() > until:
+                print("out of time; the same command goes on")
+                return
+            cells.measured(key_of(args.model, cell), lambda c=cell: measure(args, c, base, errors, judge, folder))
+
+
+NAMES = {("auto", "auto"): "default: best start, solved anew"}
+
+
+def name_of(start, factors):
+    return NAMES.get((start, factors), f"{start}, {factors}")
+
+
+def metric(row, kind):
+    return f"{100 * row['metric']:.1f}" if kind == "accuracy" else f"{row['metric']:.3f}"
+
+
+def render(args, cells):
+    everything = list(wanted(args))
+    for loops in args.loops:
+        ways = list(dict.fromkeys((c[2], c[3], c[4]) for c in everything if c[0] == loops))
+        ranks = list(dict.fromkeys(c[1] for c in everything if c[0] == loops))
+        print(f"\n{loops} loops | " + " | ".join(f"rank {rank}" for rank in ranks))
+        files = {}
+        for start, factors, learns in ways:
+            line = []
+            for rank in ranks:
+                row = cells.rows.get(key_of(args.model, (loops, rank, start, factors)))
+                if row is None or "error" in row:
+                    line.append("")
+                    continue
+                files.setdefault(rank, set()).add(row["file"])
+                line.append(f"{metric(row, row['kind'])} ({row['weights']:.3f}, {row['layers']:.3f}, {row['outputs']:.3f})")
+            if any(line):
+                print(f"| {name_of(start, factors)}{', data' if learns else ''} | " + " | ".join(line) + " |")
+        sizes = [f"{min(files[r]) / 1e6:.2f}" + (f" to {max(files[r]) / 1e6:.2f}" if max(files[r]) - min(files[r]) > 5e3
+                 else "") if r in files else "" for r in ranks]
+        print("| file, MB | " + " | ".join(sizes) + " |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--calibration", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("--calibration", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--cells", required=True)
     parser.add_argument("--loops", type=int, nargs="+", default=[2, 3, 4])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[0, 8, 16, 32])
-    parser.add_argument("--quick", action="store_true", help="only the default, least squares and the paper's way")
-    parser.add_argument("--skip-default", action="store_true", help="leave out the default, which takes longest")
-    parser.add_argument("--equal-bytes", action="store_true")
+    parser.add_argument("--ranks", nargs="+", default=["0", "8", "16", "32", "break-even"])
+    parser.add_argument("--refit-ranks", nargs="*", default=["0", "8", "16"])
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
-    (equal_bytes if args.equal_bytes else table)(args)
-    return 0
+    cells = Cells(args.cells)
+    if not args.render:
+        run(args, cells)
+    render(args, cells)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

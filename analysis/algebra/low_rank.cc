@@ -87,7 +87,8 @@ Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std:
 }
 
 LowRank projected_low_rank(const Matrix& weight, const Matrix* factor, std::int64_t rank) {
-  const Matrix moved = factor == nullptr ? weight : product(*factor, weight, true);
+  const Matrix product_of_both = factor == nullptr ? Matrix() : product(*factor, weight, true);
+  const Matrix& moved = factor == nullptr ? weight : product_of_both;
   const bool wide = weight.rows <= weight.cols;
   const Matrix gram = product(moved, moved, !wide, wide);
   Leading found = leading(as_eigen(gram), rank);

@@ -1,6 +1,10 @@
 #include "passes/tie/correction_ranks.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+
+#include "passes/pass.h"
 
 namespace onnxfold {
 namespace {
@@ -24,6 +28,24 @@ std::int64_t CorrectionCurve::break_even() const {
 }
 
 std::int64_t CorrectionCurve::most() const { return std::max<std::int64_t>(0, std::min({break_even() - 1, in, out})); }
+
+Result<std::vector<std::int64_t>> corrections_by_role(const std::vector<CorrectionCurve>& curves,
+                                                      const std::vector<std::string>& roles, std::int64_t rank,
+                                                      const std::vector<std::string>& rules) {
+  std::vector<std::int64_t> ranks(curves.size(), rank);
+  for (const std::string& rule : rules) {
+    const auto equals = rule.rfind('=');
+    const std::string number = equals == std::string::npos ? "" : rule.substr(equals + 1);
+    if (number.empty() || number.size() > 9 || number.find_first_not_of("0123456789") != std::string::npos) {
+      return fail(Code::kInvalidArgument, fmt::format("ranks: '{}' is not ROLE=RANK (as in ffn.*=32)", rule));
+    }
+    for (std::size_t i = 0; i < curves.size(); ++i) {
+      if (glob_match(rule.substr(0, equals), roles[i])) ranks[i] = std::stoll(number);
+    }
+  }
+  for (std::size_t i = 0; i < curves.size(); ++i) ranks[i] = std::min({ranks[i], curves[i].in, curves[i].out});
+  return ranks;
+}
 
 std::vector<std::int64_t> uniform_corrections(const std::vector<CorrectionCurve>& curves, std::int64_t budget) {
   std::int64_t untied = 0;

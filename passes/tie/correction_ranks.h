@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
+
+#include "ir/result.h"
 
 namespace onnxfold {
 
@@ -21,6 +24,12 @@ struct CorrectionCurve {
   // The highest rank that is worth storing: below break-even and at most min(in, out).
   std::int64_t most() const;
 };
+
+// `rank`, or what the last of the rules that match the role of a group says: "GLOB=RANK" (ffn.*=32); at most the full
+// rank. Errors: invalid_argument for a rule that is none.
+Result<std::vector<std::int64_t>> corrections_by_role(const std::vector<CorrectionCurve>& curves,
+                                                      const std::vector<std::string>& roles, std::int64_t rank,
+                                                      const std::vector<std::string>& rules);
 
 // A rank for each group, of at most `budget` bytes in all; zeros when even these are more.
 // The same share of bytes for every group.

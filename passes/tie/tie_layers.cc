@@ -10,12 +10,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <map>
 #include <optional>
 #include <set>
 
 #include "analysis/compare/damage.h"
 #include "exec/parallel.h"
 #include "passes/pass.h"
+#include "passes/tie/deferred_tie.h"
+#include "passes/tie/folded_norms.h"
 #include "passes/tie/neuron_order.h"
 #include "passes/tie/tie_group.h"
 #include "passes/tie/tied_refit.h"
@@ -23,27 +27,15 @@
 namespace onnxfold {
 namespace {
 
-TieStart start_named(const std::string& name, bool data) {
-  if (name == "auto") return data ? TieStart::kWeighted : TieStart::kAverage;
-  if (name == "weighted") return TieStart::kWeighted;
-  if (name == "stepwise") return TieStart::kStepwise;
-  return name == "lower" ? TieStart::kLower : TieStart::kAverage;
-}
+// Bytes that fits running at one time may take, as far as that is in a pass's hands.
+constexpr std::int64_t kRoom = 256 << 20;
 
-TieFactors factors_named(const std::string& name, TieStart start, std::int64_t loops, bool data) {
-  if (name == "auto" && start == TieStart::kWeighted) return loops == 2 ? TieFactors::kClosed : TieFactors::kAlternate;
-  if (name == "auto") return data ? TieFactors::kWhitened : TieFactors::kSvd;
-  if (name == "whitened") return TieFactors::kWhitened;
-  if (name == "closed") return TieFactors::kClosed;
-  return name == "alternate" ? TieFactors::kAlternate : TieFactors::kSvd;
-}
-
-// fn(i) for every group, on all threads. Errors: the first one by index.
+// fn(i) for groups [begin, end), on all threads. Errors: the first one by index.
 template <typename T, typename F>
-Result<std::vector<T>> for_groups(std::size_t count, F fn) {
-  std::vector<Result<T>> results(count, Result<T>(T()));
-  parallel_for(static_cast<std::int64_t>(count), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) results[static_cast<std::size_t>(i)] = fn(static_cast<std::size_t>(i));
+Result<std::vector<T>> for_groups(std::size_t begin, std::size_t end, F fn) {
+  std::vector<Result<T>> results(end - begin, Result<T>(T()));
+  parallel_for(static_cast<std::int64_t>(end - begin), 1, [&](std::int64_t first, std::int64_t last) {
+    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) results[i] = fn(begin + i);
   });
   std::vector<T> values;
   for (Result<T>& result : results) {
@@ -62,21 +54,27 @@ class TieLayers final : public Pass {
   Result<bool> run(Graph& graph, PassContext& context) override {
     if (&graph != &context.model().graph() || loops_ < 2) return false;
     const std::unique_ptr<Model> student = context.model().clone();
+    if (options_.text("norms") == "fold") {
+      OF_ASSIGN(const std::size_t folded, fold_norms(*student, context));
+      context.note("", fmt::format("{} norms folded into the Linears behind them", folded));
+    }
     if (options_.flag("align")) OF_TRY(align(student->graph(), context));
     OF_TRY(find_groups(student->graph(), context));
     if (groups_.empty()) return false;
     const bool data = context.calibration != nullptr;
-    const TieStart start = start_named(options_.text("start"), data);
-    how_ = {start, factors_named(options_.text("factors"), start, loops_, data),
-            static_cast<int>(options_.integer("rounds"))};
+    how_ = tie_options(options_.text("start"), options_.text("factors"), loops_, data,
+                       static_cast<int>(options_.integer("rounds")));
     OF_TRY(check(data));
     OF_TRY(learn(*student, context));
     OF_TRY(make_curves(student->graph()));
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
-    // Other starts are weights that another group may have let go of.
-    const bool own_start = how_.start == TieStart::kAverage || how_.start == TieStart::kWeighted;
-    const bool in_turn = own_start && !chosen_by_data(context) && !options_.flag("pad");
-    OF_TRY(in_turn ? tie_in_turn(*student, ranks, context) : tie_together(*student, ranks, context));
+    if (!data && untied_bytes() > options_.integer("at-once")) {
+      OF_TRY(tie_when_written(*student, ranks, context));
+    } else if (chosen_by_data(context) || options_.flag("pad")) {
+      OF_TRY(tie_together(*student, ranks, context));
+    } else {
+      OF_TRY(tie_in_turn(*student, ranks, context));
+    }
     if (data) OF_TRY(measure(*student, context));
     context.model().adopt_graph(*student);
     return true;
@@ -99,24 +97,68 @@ class TieLayers final : public Pass {
   Status tie_in_turn(Model& student, const Ranks& ranks, PassContext& context) const {
     constexpr std::size_t kAtOnce = 4;
     for (std::size_t begin = 0; begin < groups_.size(); begin += kAtOnce) {
-      const std::size_t count = std::min(kAtOnce, groups_.size() - begin);
-      OF_ASSIGN(const auto fits, for_groups<SharedFit>(count, [&](std::size_t i) {
-                  return fit_group(groups_[begin + i], statistics_, how_, ranks[begin + i]);
+      const std::size_t end = std::min(begin + kAtOnce, groups_.size());
+      OF_ASSIGN(const auto fits, for_groups<SharedFit>(begin, end, [&](std::size_t i) {
+                  return fit_group(groups_[i], statistics_, how_, ranks[i]);
                 }));
-      for (std::size_t i = 0; i < count; ++i) {
-        report(begin + i, ranks[begin + i], fits[i], context);
-        OF_TRY(apply_fit(student.graph(), groups_[begin + i], fits[i]));
+      for (std::size_t i = begin; i < end; ++i) {
+        report(i, ranks[i], fits[i - begin], context);
+        OF_TRY(apply_fit(student.graph(), groups_[i], fits[i - begin]));
       }
     }
     return {};
+  }
+
+  // Without data, and larger than what may be held: only what a group will look like is settled now.
+  Status tie_when_written(Model& student, const Ranks& ranks, PassContext& context) const {
+    OF_ASSIGN(std::vector<TieOutline> outlines,
+              in_room<TieOutline>([&](std::size_t i) { return outline_of(groups_[i].weights, how_, ranks[i]); }));
+    std::map<std::string, std::int64_t> most;
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      std::int64_t& rank = most[groups_[i].role];
+      for (const std::int64_t mine : outlines[i].ranks) rank = std::max(rank, mine);
+    }
+    DeferredTies ties(kRoom);
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+      TieOutline& outline = outlines[i];
+      if (options_.flag("pad")) std::fill(outline.ranks.begin(), outline.ranks.end(), most[groups_[i].role]);
+      const std::string error = outline.strict_error == 0
+                                    ? ""
+                                    : fmt::format(": {:.1f} % error of its weights{}", 100 * outline.strict_error,
+                                                  ranks[i] > 0 ? " without its corrections" : "");
+      report(i, ranks[i], outline.ranks, error, context);
+      OF_TRY(
+          place_tied(student.graph(), groups_[i], ties.tensors_of(groups_[i].weights, how_, ranks[i], outline.ranks)));
+    }
+    return {};
+  }
+
+  // fn(i) for all groups, no more at one time than there is room for.
+  template <typename T, typename F>
+  Result<std::vector<T>> in_room(F fn) const {
+    std::int64_t largest = 1;
+    for (const TieGroup& group : groups_) largest = std::max(largest, fit_bytes(group.weights));
+    const auto at_once = static_cast<std::size_t>(std::max<std::int64_t>(1, kRoom / largest));
+    std::vector<T> all;
+    for (std::size_t begin = 0; begin < groups_.size(); begin += at_once) {
+      OF_ASSIGN(std::vector<T> some, for_groups<T>(begin, std::min(begin + at_once, groups_.size()), fn));
+      std::move(some.begin(), some.end(), std::back_inserter(all));
+    }
+    return all;
+  }
+
+  std::int64_t untied_bytes() const {
+    std::int64_t bytes = 0;
+    for (const TieGroup& group : groups_) bytes += sizes_of(group).untied_bytes();
+    return bytes;
   }
 
   // Errors by rank, the most work, only where ranks are spread by them.
   Status make_curves(const Graph& graph) {
     for (const TieGroup& group : groups_) curves_.push_back(sizes_of(group));
     if (!budget(graph) || options_.text("spread") == "uniform") return {};
-    OF_ASSIGN(curves_, for_groups<CorrectionCurve>(
-                           groups_.size(), [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
+    OF_ASSIGN(curves_,
+              in_room<CorrectionCurve>([this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
     return {};
   }
 
@@ -220,25 +262,15 @@ class TieLayers final : public Pass {
   }
 
   Result<Ranks> given_ranks(PassContext& context) const {
-    Ranks ranks;
+    std::vector<std::string> roles;
+    for (const TieGroup& group : groups_) roles.push_back(group.role);
+    OF_ASSIGN(const Ranks ranks,
+              corrections_by_role(curves_, roles, options_.integer("rank"), options_.patterns("ranks")));
     for (std::size_t i = 0; i < groups_.size(); ++i) {
-      std::int64_t rank = options_.integer("rank");
-      for (const std::string& rule : options_.patterns("ranks")) {
-        const auto equals = rule.rfind('=');
-        const std::string number = equals == std::string::npos ? "" : rule.substr(equals + 1);
-        if (number.empty() || number.size() > 9 || number.find_first_not_of("0123456789") != std::string::npos) {
-          return fail(Code::kInvalidArgument, fmt::format("ranks: '{}' is not ROLE=RANK (as in ffn.*=32)", rule));
-        }
-        if (glob_match(rule.substr(0, equals), groups_[i].role)) rank = std::stoll(number);
-      }
-      const CorrectionCurve& curve = curves_[i];
-      rank = std::min({rank, curve.in, curve.out});
-      ranks.push_back(rank);
-      if (rank >= curve.break_even() && rank > 0) {
-        context.note(groups_[i].linears.front().product->label(),
-                     fmt::format("rank {} of {} saves nothing: from {} on a tied layer is as large as its own weight",
-                                 rank, groups_[i].role, curve.break_even()));
-      }
+      if (ranks[i] < curves_[i].break_even() || ranks[i] == 0) continue;
+      context.note(groups_[i].linears.front().product->label(),
+                   fmt::format("rank {} of {} saves nothing: from {} on a tied layer is as large as its own weight",
+                               ranks[i], groups_[i].role, curves_[i].break_even()));
     }
     return ranks;
   }
@@ -271,7 +303,7 @@ class TieLayers final : public Pass {
   }
 
   Result<std::vector<SharedFit>> fit(const Ranks& ranks, const TieOptions& how) const {
-    return for_groups<SharedFit>(groups_.size(),
+    return for_groups<SharedFit>(0, groups_.size(),
                                  [&](std::size_t i) { return fit_group(groups_[i], statistics_, how, ranks[i]); });
   }
 
@@ -333,17 +365,23 @@ class TieLayers final : public Pass {
   }
 
   void report(std::size_t i, std::int64_t rank, const SharedFit& fit, PassContext& context) const {
+    Ranks ranks;
+    for (const LowRank& pair : fit.corrections) ranks.push_back(pair.a.cols);
+    const std::string of = statistics_.empty() ? "weights" : "outputs";
+    report(i, rank, ranks, fmt::format(": {:.1f} % error of its {}", 100 * fit.error, of), context);
+  }
+
+  // `stored`: by member.
+  void report(std::size_t i, std::int64_t rank, const Ranks& stored, const std::string& error,
+              PassContext& context) const {
     const TieGroup& group = groups_[i];
     const CorrectionCurve& curve = curves_[i];
     std::int64_t bytes = curve.bytes(0);
-    for (const LowRank& pair : fit.corrections) {
-      bytes += static_cast<std::int64_t>(pair.a.data.size() + pair.b.data.size()) * curve.bytes_each;
-    }
+    for (const std::int64_t mine : stored) bytes += mine * (curve.in + curve.out) * curve.bytes_each;
     const std::string corrected = rank > 0 ? fmt::format(", rank {} of {}", rank, std::min(curve.in, curve.out)) : "";
     context.applied(
         group.linears.front().product->label(),
-        fmt::format("{} of blocks {} is one{}: {:.1f} % error of its {}", group.role, fmt::join(group.blocks, ", "),
-                    corrected, 100 * fit.error, statistics_.empty() ? "weights" : "outputs"),
+        fmt::format("{} of blocks {} is one{}{}", group.role, fmt::join(group.blocks, ", "), corrected, error),
         curve.untied_bytes(), bytes);
   }
 

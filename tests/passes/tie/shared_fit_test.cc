@@ -43,8 +43,8 @@ double squared(const Matrix& matrix) { return std::pow(frobenius_norm(matrix), 2
 
 double error_by_hand(const SharedFitter& fitter, const SharedFit& fit, const std::vector<Matrix>& x = {}) {
   double error = 0;
-  for (std::size_t l = 0; l < fitter.weights().size(); ++l) {
-    Matrix rest = sum(fitter.weights()[l], fit.shared, -1);
+  for (std::size_t l = 0; l < fitter.count(); ++l) {
+    Matrix rest = sum(*fitter.weight(l), fit.shared, -1);
     if (fit.corrections[l].a.cols > 0) rest = sum(rest, product(fit.corrections[l].a, fit.corrections[l].b), -1);
     error += squared(x.empty() ? rest : product(x[l], rest));
   }
@@ -56,10 +56,11 @@ TEST(SharedFit, TheErrorIsTheEnergyThatWasCutAndFallsWithTheRank) {
     const SharedFitter fit = fitter(3, in, out);
     double last = HUGE_VAL;
     for (std::int64_t rank = 0; rank <= 8; ++rank) {
-      const SharedFit cut = fit.correct(fit.average(), rank);
+      const SharedFit cut = *fit.correct(*fit.average(), rank);
       double tail = 0;
-      for (const Matrix& weight : fit.weights()) {
-        const Svd all = svd(sum(weight, fit.average(), -1));
+      for (std::size_t l = 0; l < fit.count(); ++l) {
+        const Matrix weight = *fit.weight(l);
+        const Svd all = svd(sum(weight, *fit.average(), -1));
         for (auto k = static_cast<std::size_t>(rank); k < all.singular.size(); ++k) {
           tail += all.singular[k] * all.singular[k];
         }
@@ -76,14 +77,14 @@ TEST(SharedFit, TheErrorIsTheEnergyThatWasCutAndFallsWithTheRank) {
 TEST(SharedFit, ResidualsOfTheAverageSumToZero) {
   const SharedFitter fit = fitter(4, 6, 9);
   Matrix all(6, 9);
-  for (const Matrix& weight : fit.weights()) all = sum(all, sum(weight, fit.average(), -1));
+  for (std::size_t l = 0; l < fit.count(); ++l) all = sum(all, sum(*fit.weight(l), *fit.average(), -1));
   EXPECT_LT(frobenius_norm(all), 1e-13 * std::sqrt(fit.energy()));
 }
 
 // Half of the energy beyond component 2r of the difference: the lower bound.
 TEST(SharedFit, TheClosedFormMeetsItsBoundAndNeverLosesToAverage) {
   const SharedFitter fit = fitter(2, 9, 12);
-  const Svd difference = svd(sum(fit.weights()[0], fit.weights()[1], -1));
+  const Svd difference = svd(sum(*fit.weight(0), *fit.weight(1), -1));
   for (std::int64_t rank = 0; rank <= 9; ++rank) {
     const SharedFit closed = *fit.closed_form(rank, 0);
     double bound = 0;
@@ -92,17 +93,17 @@ TEST(SharedFit, TheClosedFormMeetsItsBoundAndNeverLosesToAverage) {
     }
     EXPECT_NEAR(closed.error, bound, 1e-12 * fit.energy());
     EXPECT_NEAR(error_by_hand(fit, closed), closed.error, 1e-12 * fit.energy());
-    EXPECT_LE(closed.error, fit.correct(fit.average(), rank).error + 1e-12 * fit.energy());
-    EXPECT_LE(closed.error, fit.alternate(fit.average(), rank, 10)->error + 1e-12 * fit.energy());
+    EXPECT_LE(closed.error, fit.correct(*fit.average(), rank)->error + 1e-12 * fit.energy());
+    EXPECT_LE(closed.error, fit.alternate(*fit.average(), rank, 10)->error + 1e-12 * fit.energy());
   }
 }
 
 TEST(SharedFit, AlternationNeverRises) {
   const SharedFitter fit = fitter(3, 12, 12);
-  double last = fit.correct(fit.average(), 2).error;
+  double last = fit.correct(*fit.average(), 2)->error;
   const double first = last;
   for (int rounds = 1; rounds <= 6; ++rounds) {
-    const double error = fit.alternate(fit.average(), 2, rounds)->error;
+    const double error = fit.alternate(*fit.average(), 2, rounds)->error;
     EXPECT_LE(error, last);
     last = error;
   }
@@ -116,10 +117,10 @@ TEST(SharedFit, WeightedMeanIsTheLeastSquaresSharedMatrix) {
     add_gram(grams[l], x[l], x[l]);
   }
   const SharedFitter fit = fitter(3, 8, 6, grams);
-  const SharedFit best = fit.correct(*fit.weighted_mean(), 0);
-  EXPECT_LT(error_by_hand(fit, best, x), error_by_hand(fit, fit.correct(fit.average(), 0), x));
+  const SharedFit best = *fit.correct(*fit.weighted_mean(), 0);
+  EXPECT_LT(error_by_hand(fit, best, x), error_by_hand(fit, *fit.correct(*fit.average(), 0), x));
   for (int trial = 0; trial < 5; ++trial) {
-    const SharedFit moved = fit.correct(sum(best.shared, normal(8, 6, trial), 1e-3), 0);
+    const SharedFit moved = *fit.correct(sum(best.shared, normal(8, 6, trial), 1e-3), 0);
     EXPECT_GE(moved.error, best.error);
   }
 }
@@ -136,8 +137,8 @@ TEST(SharedFit, WhitenedNeverHasMoreOutputErrorOnHeldOutRows) {
     const SharedFitter fit = fitter(2, 10, 14, grams);
     const Matrix mean = *fit.weighted_mean();
     for (std::int64_t rank = 1; rank <= 8; ++rank) {
-      const double plain = error_by_hand(fit, fit.correct(mean, rank, true), held_out);
-      const double whitened = error_by_hand(fit, fit.correct(mean, rank), held_out);
+      const double plain = error_by_hand(fit, *fit.correct(mean, rank, true), held_out);
+      const double whitened = error_by_hand(fit, *fit.correct(mean, rank), held_out);
       EXPECT_LE(whitened, plain) << rank;
       EXPECT_LE(error_by_hand(fit, *fit.closed_form(rank, 5), held_out), whitened) << rank;
     }

@@ -113,19 +113,57 @@ std::int64_t weight_bytes(const Graph& graph) {
   return bytes;
 }
 
-// K (in out + B r (in + out)) for each role, vectors aside; and what the file has beside its numbers does not grow.
-TEST(TieLayers, TheSizeFormulaIsTheFile) {
-  std::vector<std::int64_t> headers;
-  for (const int rank : {1, 2, 3}) {
-    const auto model = model_from_text(ffn_stack(6));
-    const std::int64_t vectors = weight_bytes(model->graph()) - 6 * 2 * 8 * 16 * 4;
-    ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"loops", "3"}, {"rank", std::to_string(rank)}}));
-    const std::int64_t formula = 2 * 2 * (8 * 16 + 3 * rank * (8 + 16)) * 4 + vectors;
-    EXPECT_EQ(weight_bytes(model->graph()), formula);
-    headers.push_back(static_cast<std::int64_t>(serialize_model(*model)->size()) - formula);
+// Bytes of a length or dimension as protobuf writes it: seven bits to a byte.
+std::int64_t varint_bytes(std::int64_t number) {
+  std::int64_t bytes = 1;
+  for (; number >= 128; number >>= 7) ++bytes;
+  return bytes;
+}
+
+std::int64_t field_bytes(std::int64_t content) { return 1 + varint_bytes(content) + content; }
+
+// TensorProto: dims, type, name, raw data; and its place in the graph.
+std::int64_t record_bytes(const Value& value) {
+  const Tensor& tensor = *value.initializer();
+  std::int64_t content = 2 + field_bytes(static_cast<std::int64_t>(value.name().size())) + field_bytes(tensor.nbytes());
+  for (const std::int64_t dim : tensor.dims()) content += 1 + varint_bytes(dim);
+  return field_bytes(content);
+}
+
+// K (in out + B r (in + out)) for each role, vectors aside, and a header that no rank changes: what tensors have beside
+// their numbers are their names and the lengths of lengths, which are counted here.
+TEST(TieLayers, TheSizeFormulaIsTheFileToTheByte) {
+  for (const std::int64_t loops : {2, 3}) {
+    std::int64_t header = 0;
+    for (std::int64_t rank = 1; rank <= 8; ++rank) {
+      const auto model = model_from_text(ffn_stack(6));
+      const std::int64_t vectors = weight_bytes(model->graph()) - 6 * 2 * 8 * 16 * 4, unique = 6 / loops;
+      ASSERT_TRUE(
+          test::run_pass("tie-layers", *model, {{"loops", std::to_string(loops)}, {"rank", std::to_string(rank)}}));
+      const std::int64_t formula = unique * 2 * (8 * 16 + loops * rank * (8 + 16)) * 4 + vectors;
+      EXPECT_EQ(weight_bytes(model->graph()), formula);
+      const auto file = static_cast<std::int64_t>(serialize_model(*model)->size());
+      std::int64_t beside = varint_bytes(file);  // the length of the graph, which is nearly all of the file
+      for (const Value* value : model->graph().initializers()) {
+        beside += record_bytes(*value) - value->initializer()->nbytes();
+      }
+      if (rank == 1) header = file - formula - beside;
+      EXPECT_EQ(file, formula + beside + header) << rank;
+    }
+    EXPECT_GT(header, 0);
   }
-  EXPECT_LE(std::abs(headers[1] - headers[0]), 64);  // lengths of lengths
-  EXPECT_LE(std::abs(headers[2] - headers[1]), 64);
+}
+
+// Where no length gets another digit, the file grows by the formula alone.
+TEST(TieLayers, FilesGrowByTheFormulaAlone) {
+  std::vector<std::int64_t> headers;
+  for (const std::int64_t rank : {4, 5, 6}) {
+    const auto model = model_from_text(ffn_stack(6));
+    ASSERT_TRUE(test::run_pass("tie-layers", *model, {{"rank", std::to_string(rank)}}));
+    const auto file = static_cast<std::int64_t>(serialize_model(*model)->size());
+    headers.push_back(file - 3 * 2 * (8 * 16 + 2 * rank * (8 + 16)) * 4);
+  }
+  EXPECT_THAT(headers, testing::Each(headers[0]));
 }
 
 TEST(TieLayers, MoreRankIsLessError) {
@@ -296,17 +334,63 @@ TEST(TieLayers, QuantizedCorrectionsRoll) {
   EXPECT_EQ(test::difference(*tied, *rolled, Precision::kFloat32, 0), "");
 }
 
+// What is fitted when the file is written is what is fitted at once.
+TEST(TieLayers, LargeModelsAreFittedAsTheyAreWritten) {
+  const std::vector<test::OptionMap> ways = {
+      {{"rank", "0"}},
+      {{"rank", "3"}},
+      {{"rank", "2"}, {"loops", "3"}, {"factors", "alternate"}},
+      {{"rank", "2"}, {"factors", "closed"}},
+      {{"rank", "8"}, {"factors", "closed"}},
+      {{"start", "lower"}, {"rank", "2"}, {"ranks", "ffn.down=1"}, {"pad", "true"}, {"looping", "sequence"}},
+      {{"start", "stepwise"}, {"loops", "3"}, {"looping", "cycle-rev"}},
+      {{"ratio", "0.8"}},
+      {{"ratio", "0.8"}, {"spread", "uniform"}},
+  };
+  for (const char* type : {"float", "double"}) {
+    for (test::OptionMap options : ways) {
+      const auto at_once = model_from_text(ffn_stack(6, 1 << 20, type)), later = at_once->clone();
+      ASSERT_TRUE(test::run_pass("tie-layers", *at_once, options));
+      options["at-once"] = "0";
+      const auto changed = test::run_pass("tie-layers", *later, options);
+      ASSERT_TRUE(changed && *changed);
+      EXPECT_EQ(*serialize_model(*at_once), *serialize_model(*later));
+    }
+  }
+}
+
+TEST(TieLayers, FitsWhenWrittenSayWhatTheyKnow) {
+  const auto model = model_from_text(ffn_stack(4));
+  std::vector<Remark> remarks, later;
+  ASSERT_TRUE(test::run_pass("tie-layers", *model->clone(), {{"rank", "0"}}, &remarks));
+  ASSERT_TRUE(test::run_pass("tie-layers", *model->clone(), {{"rank", "0"}, {"at-once", "0"}}, &later));
+  ASSERT_EQ(remarks.size(), later.size());
+  for (std::size_t i = 0; i < remarks.size(); ++i) {
+    EXPECT_EQ(remarks[i].reason, later[i].reason);
+    EXPECT_EQ(remarks[i].result_bytes, later[i].result_bytes);
+  }
+}
+
 // Gains and biases in the weights first: nothing is left that layers would keep.
 TEST(TieLayers, NormsAndBiasesMayBeFoldedFirst) {
   std::string text = ffn_stack(4, 1 << 20, "double");
   const std::string ones = "g = {1, 1, 1, 1, 1, 1, 1, 1}";
   text.replace(text.find(ones), ones.size(), "g = {}");  // not all ones
-  const auto model = model_from_text(text), original = model->clone();
-  ASSERT_TRUE(test::run_pass("fold-norm-affine", *model));
-  EXPECT_EQ(test::difference(*original, *model, Precision::kFloat64, 1e-12), "");
-  const auto changed = test::run_pass("tie-layers", *model, {{"rank", "8"}});
-  ASSERT_TRUE(changed && *changed);
-  EXPECT_EQ(test::difference(*original, *model, Precision::kFloat64, 1e-12), "");
+  const auto original = model_from_text(text);
+  for (const bool inside : {false, true}) {
+    const auto tied = original->clone();
+    if (!inside) {
+      ASSERT_TRUE(test::run_pass("fold-norm-affine", *tied));
+    }
+    const auto changed = test::run_pass("tie-layers", *tied, {{"rank", "8"}, {"norms", inside ? "fold" : "keep"}});
+    ASSERT_TRUE(changed && *changed);
+    EXPECT_EQ(test::difference(*original, *tied, Precision::kFloat64, 1e-12), "");
+    for (const Node* node : tied->graph().nodes_of("LayerNormalization")) {
+      if (node->output() == tied->graph().outputs()[0]) continue;
+      const std::vector<double> gains = *to_doubles(*node->input(1)->constant());
+      EXPECT_EQ(gains, std::vector<double>(gains.size(), 1));
+    }
+  }
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 """Latency in ONNX Runtime of every low-bit form that `compress` writes, as a multiple of the float model's.
 
-    python benchmarks/quantize_latency.py ONNXFOLD [--minilm FOLDER] [--seconds 0.5]
+    python benchmarks/quantize_latency.py ONNXFOLD [--minilm FOLDER] [--seconds 0.5] [--only TEXT]
 
 Models: a feed-forward layer of 1024 and 4096 (1 row and 128 rows), four convolutions, samples/vit_a.onnx (1 and 32 images),
-samples/bytelm.onnx (128 bytes) and, with FOLDER of export_minilm.py, MiniLM-L6 (1 sentence of 64 tokens). One thread. Sessions
-run in turn (one round runs each once) for --seconds of each model and form; a cell is the median over rounds of a form's time
+samples/bytelm.onnx (128 bytes) and, with FOLDER of export_minilm.py, MiniLM-L6 (1 sentence of 64 tokens). One thread. --only names
+a part of the forms. Sessions run in turn (one round runs each once) for --seconds of each model and form; a cell is the median over rounds of a form's time
 by the float model's in the same round. "slow" marks what `compress` warned of. Needs onnx and onnxruntime.
 """
 
@@ -141,11 +141,11 @@ def cases(folder, minilm):
         yield sample("MiniLM-L6, 64 tokens", minilm / "minilm.onnx", text, few, 1)
 
 
-def measure(onnxfold, case, seconds, folder):
+def measure(onnxfold, case, seconds, folder, only):
     """Float's milliseconds, and for every form its ratio to float, bytes by float's and the warning."""
     sessions, sizes, slow = {"float": session(case.path)}, {}, set()
     for name, passes, kinds in FORMS:
-        if case.kind not in kinds:
+        if case.kind not in kinds or only not in name:
             continue
         out, said = made(onnxfold, case, passes, folder, len(sessions))
         if out is None:
@@ -173,10 +173,12 @@ def main():
     parser.add_argument("onnxfold")
     parser.add_argument("--minilm", type=pathlib.Path)
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        columns = {case.title: measure(given.onnxfold, case, given.seconds, folder) for case in cases(folder, given.minilm)}
+        columns = {case.title: measure(given.onnxfold, case, given.seconds, folder, given.only)
+                   for case in cases(folder, given.minilm)}
     print(f"ONNX Runtime {onnxruntime.__version__}, one thread. Time as a multiple of float's (bytes as a share of float's)\n")
     print("| form | " + " | ".join(columns) + " | warned |")
     print("| --- |" + " --- |" * (len(columns) + 1))

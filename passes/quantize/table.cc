@@ -51,7 +51,8 @@ constexpr OptionSpec kForm{
 constexpr OptionSpec kAccuracyLevel{
     "accuracy-level", kChoice, "auto",
     "What MatMulNBits may round its activations to: 0 or 1 nothing (slow for 2 and 8 bits), 4 int8 (fast for few rows, "
-    "about 0.3 % error); auto: 0 for 4 bits and 32 rows or more, else 4",
+    "about 0.3 % error); auto: 0 for 4 bits where sequences are multiplied whole, 4 for decoders with a cache, else by "
+    "the rows",
     "auto|0|1|2|3|4"};
 constexpr OptionSpec kGather{"gather", kBool, "true", "Also the tables of Gather (embeddings)"};
 constexpr OptionSpec kOthers{

@@ -7,9 +7,10 @@
 namespace onnxfold::test {
 namespace {
 
-std::string product(const std::string& rows, const std::string& node, int opset = 21) {
-  return "<ir_version: 10, opset_import: [\"\" : " + std::to_string(opset) + "]> g (float[" + rows +
-         ", 64] x) => (float[" + rows + ", 64] y) <float[64, 64] w = {}, float[64, 64] v = {}> { " + node + " }";
+std::string product(const std::string& rows, const std::string& node, int width = 256) {
+  const std::string w = std::to_string(width), weight = "float[" + w + ", " + w + "] ";
+  return "<ir_version: 10, opset_import: [\"\" : 21, \"com.example\" : 1]> g (float[" + rows + ", " + w +
+         "] x) => (float[" + rows + ", " + w + "] y) <" + weight + "w = {}, " + weight + "v = {}> { " + node + " }";
 }
 
 const char* const kPlain = "y = MatMul(x, w)";
@@ -33,8 +34,65 @@ TEST(ProductKernel, FourBitsRoundNoActivationsForManyRows) {
   EXPECT_EQ(level(product("31", kPlain), {}), 4);
   EXPECT_EQ(level(product("32", kPlain), {}), 0);
   EXPECT_EQ(level(product("n, 16, 2", kPlain), {}), 0);
-  EXPECT_EQ(level(product("n, m", kPlain), {}), 4);
+  EXPECT_EQ(level(product("n", kPlain), {}), 4);     // samples
+  EXPECT_EQ(level(product("n, m", kPlain), {}), 0);  // sequences
+  EXPECT_EQ(level(product("n, 1", kPlain), {}), 4);
+  EXPECT_EQ(level(product("8", kPlain, 128), {}), 0);  // narrow ones sooner
+  EXPECT_EQ(level(product("7", kPlain, 128), {}), 4);
   EXPECT_EQ(level(product("32", kPlain), {{"bits", "3"}}), 0);  // stored in 4
+}
+
+// A product of [n, s, 256] beside keys that grow by one position a run; `key` makes the output "present".
+std::string decoder(const std::string& key) {
+  return "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g (float[n, s, 256] x, float[n, 4, p, 64] "
+         "past, float[n, 4, s, 64] k, int64[1] i) => (float[n, s, 256] y, float[n, 4, t, 64] present) <float[256, 256] "
+         "w = "
+         "{}> { y = MatMul(x, w) " +
+         key + " }";
+}
+
+TEST(ProductKernel, DecodersWithACacheMultiplyOneRow) {
+  EXPECT_EQ(level(decoder("present = Concat <axis = 2> (past, k)"), {}), 4);
+  EXPECT_EQ(
+      level(decoder("a = Transpose <perm = [0, 1, 2, 3]> (past) b = Concat <axis = 2> (a, k) present = Identity(b)"),
+            {}),
+      4);
+  EXPECT_EQ(level(decoder("present = ScatterElements <axis = 2> (past, j, k) j = Cast <to = 7> (k)"), {}), 4);
+  EXPECT_EQ(level(decoder("o, present, v = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 4> (x, , , "
+                          "past, past, i, i)"),
+                  {}),
+            4);
+  // Near misses: the output is no state, or a state that nothing was put behind.
+  EXPECT_EQ(level(decoder("present = Tanh(past)"), {}), 0);
+  EXPECT_EQ(level(decoder("present = Transpose <perm = [0, 1, 2, 3]> (past)"), {}), 0);
+  EXPECT_EQ(level(decoder("a = Tanh(past) present = Concat <axis = 2> (a, k)"), {}), 4);  // k is handed on as well
+  EXPECT_EQ(level(decoder("a = Tanh(past) b = Tanh(k) present = Concat <axis = 2> (a, b)"), {}), 0);
+}
+
+TEST(ProductKernel, FlattenedPositionsCount) {
+  const std::string flat =
+      "<ir_version: 10, opset_import: [\"\" : 21]> g (float[n, s, 256] x) => (float[m, 256] y) <float[256, 256] w = "
+      "{}, "
+      "int64[2] k = {-1, 256}> { f = Reshape(x, k) r = Tanh(f) y = MatMul(r, w) }";
+  EXPECT_EQ(level(flat, {}), 0);
+  const std::string picked =
+      "<ir_version: 10, opset_import: [\"\" : 21]> g (float[n, s, 256] x) => (float[n, 256] y) <float[256, 256] w = "
+      "{}, "
+      "int64 k = {0}> { f = Gather <axis = 1> (x, k) r = Tanh(f) y = MatMul(r, w) }";
+  EXPECT_EQ(level(picked, {}), 4);
+  const std::string pooled =
+      "<ir_version: 10, opset_import: [\"\" : 21]> g (float[n, 256, 1, 1] x) => (float[n, 256] y) <float[256, 256] w = "
+      "{}> "
+      "{ f = Flatten(x) y = MatMul(f, w) }";
+  EXPECT_EQ(level(pooled, {}), 4);
+}
+
+TEST(ProductKernel, AProductOfUnknownShapeIsTakenForTheLargestOther) {
+  const std::string text = product("n, m", "a = MatMul(x, v) h = com.example.Any(a) y = MatMul(h, w)");
+  const auto model = model_from_text(text);
+  EXPECT_EQ(expected_rows(*model->graph().nodes()[2]), 64);
+  const auto few = model_from_text(product("n", "a = MatMul(x, v) h = com.example.Any(a) y = MatMul(h, w)"));
+  EXPECT_EQ(expected_rows(*few->graph().nodes()[2]), 1);
 }
 
 TEST(ProductKernel, OtherWidthsAndWhatIsAskedForStay) {
@@ -50,7 +108,7 @@ TEST(ProductKernel, RowsOfATransposedOperandAreItsColumns) {
       "<ir_version: 10, opset_import: [\"\" : 21]> g (float[64, 3] x) => (float[3, 64] y) <float[64, 64] w = {}> "
       "{ y = Gemm <transA = 1> (x, w) }";
   const auto model = model_from_text(text);
-  EXPECT_EQ(certain_rows(*model->graph().nodes()[0]), 3);
+  EXPECT_EQ(expected_rows(*model->graph().nodes()[0]), 3);
 }
 
 TEST(ProductKernel, ConvertingToMatMulNBitsChoosesLikewise) {
@@ -76,6 +134,8 @@ TEST(ProductKernel, SlowFormsAreSaid) {
   EXPECT_FALSE(warns(product("64", kPlain), {}));
   EXPECT_FALSE(warns(product("1", kPlain), {{"bits", "8"}}));
   EXPECT_FALSE(warns(product("1", kPlain), {{"accuracy-level", "0"}}));
+  EXPECT_TRUE(warns(product("n, s", kPlain), {{"accuracy-level", "4"}}));
+  EXPECT_TRUE(warns(product("n, s", kPlain), {{"bits", "8"}}));
 }
 
 TEST(ProductKernel, StandardFormInFrontOfReluIsSlow) {

@@ -101,6 +101,8 @@ Result<MixedFormats> MixedFormats::create(const MixedFormatsOptions& options) {
   const bool both = has_option(*find_pass(made.quantizer_.pass), "symmetric");
   measuring.formats = made.formats_ = candidate_formats(measuring.weights.format, both);
   measuring.rule = rule_of(made.quantizer_.pass);
+  const auto norms = made.quantizer_.options.find("norms");
+  measuring.norms = norms == made.quantizer_.options.end() || norms->second != "false";
   if (options.progress) {
     measuring.progress = [&](double done) { options.progress("measuring sensitivities", done); };
   }

@@ -76,8 +76,15 @@ using Done = std::function<void(std::int64_t begin, std::int64_t count)>;
 
 class Engine {
  public:
-  Engine(const BlockShape& shape, const BlockFormat& format, DType scale_type, BlockRule rule, BlockCodes& out)
-      : shape_(shape), format_(format), grid_(format), scale_type_(scale_type), rule_(rule), out_(out) {
+  Engine(const BlockShape& shape, const BlockFormat& format, DType scale_type, BlockRule rule,
+         std::span<const float> importance, BlockCodes& out)
+      : shape_(shape),
+        format_(format),
+        grid_(format),
+        scale_type_(scale_type),
+        rule_(rule),
+        importance_(importance),
+        out_(out) {
     group_ = format.scales == ScaleForm::kInt8 ? scale_group(out.blocks) : 1;
   }
 
@@ -100,6 +107,7 @@ class Engine {
   BlockGrid grid_;
   DType scale_type_;
   BlockRule rule_;
+  std::span<const float> importance_;
   BlockCodes& out_;
   std::int64_t group_;
 };
@@ -190,7 +198,8 @@ bool Engine::tile(const std::byte* data, DType dtype, std::int64_t row, std::int
       float* block = values.data() + b * out_.block * kLanes;
       load(data, dtype, row, rows, col, cols, block);
       if (!all_finite(block, cols * kLanes)) return false;
-      rule_(block, cols, grid_, scales.data() + b * kLanes, lows.data() + b * kLanes);
+      const float* importance = importance_.empty() ? nullptr : &importance_[static_cast<std::size_t>(col)];
+      rule_(block, cols, importance, grid_, scales.data() + b * kLanes, lows.data() + b * kLanes);
     }
     round_lanes(blocks, rows, scales.data());
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -282,7 +291,7 @@ void round_scales(float* scales, std::int64_t blocks, ScaleForm form, DType type
 }
 
 Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape, const BlockFormat& format,
-                                   DType scale_type, BlockRule rule) {
+                                   DType scale_type, BlockRule rule, std::span<const float> importance) {
   OF_ASSIGN(const Bytes bytes, weight.bytes());
   BlockCodes out;
   if (weight.size() == 0) return fail(Code::kInvalidArgument, "is empty");
@@ -301,7 +310,7 @@ Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape
     release_pages(
         bytes.span().subspan(static_cast<std::size_t>(begin * width), static_cast<std::size_t>(count * width)));
   };
-  if (!Engine(shape, format, scale_type, rule, out).run(bytes.data(), weight.dtype(), done)) {
+  if (!Engine(shape, format, scale_type, rule, importance, out).run(bytes.data(), weight.dtype(), done)) {
     return fail(Code::kInvalidArgument, "holds NaN or infinity; exclude it or repair the model");
   }
   return out;

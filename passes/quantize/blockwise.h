@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "ir/tensor.h"
@@ -69,13 +70,18 @@ struct BlockGrid {
 inline constexpr std::int64_t kLanes = 64;
 
 // Chooses a scale for each of kLanes blocks of `count` finite values, and for asymmetric grids the value that code 0
-// stands for (-zero * scale; it is rounded to a zero point later).
-using BlockRule = void (*)(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+// stands for (-zero * scale; it is rounded to a zero point later). `importance`: what a squared error of each of the
+// `count` elements costs, for all lanes; null: all the same. Rules may ignore it.
+using BlockRule = void (*)(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid,
+                           float* scales, float* lows);
 
 // Rules of the methods, each in the file named after its pass.
-void choose_rtn(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
-void choose_rtn_search(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
-void choose_hqq(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows);
+void choose_rtn(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid, float* scales,
+                float* lows);
+void choose_rtn_search(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid,
+                       float* scales, float* lows);
+void choose_hqq(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid, float* scales,
+                float* lows);
 
 // Blocks that share a float32 in ScaleForm::kInt8 when a row has `blocks`: a divisor near 16, else 16 (padded).
 std::int64_t scale_group(std::int64_t blocks);
@@ -84,10 +90,12 @@ std::int64_t scale_group(std::int64_t blocks);
 // wants (float32, float16, bfloat16). Float16 saturates. For methods that choose scales by other means than a rule.
 void round_scales(float* scales, std::int64_t blocks, ScaleForm form, DType type);
 
-// Errors: invalid_argument when the weight holds NaN or infinity; whatever loading it reports. Mapped weights are
-// read in ranges whose pages are given back at once.
+// `importance`: for the rule, of each of the weight's columns; empty: all the same. Errors: invalid_argument when the
+// weight holds NaN or infinity; whatever loading it reports. Mapped weights are read in ranges whose pages are given
+// back at once.
 Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape, const BlockFormat& format,
-                                   DType scale_type, BlockRule rule = choose_rtn);
+                                   DType scale_type, BlockRule rule = choose_rtn,
+                                   std::span<const float> importance = {});
 
 // Makes the codes of a weight when one of its parts is first asked for, and keeps them until `parts` different ones
 // were taken, so that a writer that asks for codes, scales and zero points in turn computes them once and holds one

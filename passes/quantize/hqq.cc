@@ -154,7 +154,8 @@ HWY_EXPORT(optimise);
 
 }  // namespace
 
-void choose_hqq(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows) {
+void choose_hqq(const float* values, std::int64_t count, const float* /*importance*/, const BlockGrid& grid,
+                float* scales, float* lows) {
   HWY_DYNAMIC_DISPATCH(optimise)(values, count, grid, !grid.float_zeros, scales, lows);
 }
 

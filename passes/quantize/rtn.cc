@@ -55,7 +55,8 @@ HWY_EXPORT(extremes_to_scales);
 
 }  // namespace
 
-void choose_rtn(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows) {
+void choose_rtn(const float* values, std::int64_t count, const float* /*importance*/, const BlockGrid& grid,
+                float* scales, float* lows) {
   HWY_DYNAMIC_DISPATCH(extremes_to_scales)(values, count, grid, scales, lows);
 }
 

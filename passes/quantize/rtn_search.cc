@@ -19,18 +19,26 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::CappedTag<float, kLanes>;
 using V = hn::Vec<D>;
 
+// A vector of blocks, and what an error of each element costs (null: all the same).
+struct Block {
+  const float* values;
+  std::int64_t count;
+  const float* importance;
+};
+
 // Sums over a block for codes round(v * factor) clamped to [low, high]; codes are relative to the zero point.
 struct Fit {
   V vq, qq;
 };
 
-HWY_INLINE Fit fit(D d, const float* values, std::int64_t count, V factor, V low, V high) {
+HWY_INLINE Fit fit(D d, const Block& block, V factor, V low, V high) {
   Fit sums{hn::Zero(d), hn::Zero(d)};
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto v = hn::LoadU(d, values + i * kLanes);
+  for (std::int64_t i = 0; i < block.count; ++i) {
+    const auto v = hn::LoadU(d, block.values + i * kLanes);
     const auto q = hn::Min(hn::Max(hn::Round(hn::Mul(v, factor)), low), high);
-    sums.vq = hn::Add(sums.vq, hn::Mul(q, v));
-    sums.qq = hn::Add(sums.qq, hn::Mul(q, q));
+    const auto weighted = block.importance == nullptr ? q : hn::Mul(q, hn::Set(d, block.importance[i]));
+    sums.vq = hn::Add(sums.vq, hn::Mul(weighted, v));
+    sums.qq = hn::Add(sums.qq, hn::Mul(weighted, q));
   }
   return sums;
 }
@@ -46,8 +54,8 @@ struct Best {
   V explained, scale, low, high;  // low, high: the codes relative to the zero point
 };
 
-HWY_INLINE void offer(D d, const float* values, std::int64_t count, V factor, V low, V high, Best& best) {
-  const Fit sums = fit(d, values, count, factor, low, high);
+HWY_INLINE void offer(D d, const Block& block, V factor, V low, V high, Best& best) {
+  const Fit sums = fit(d, block, factor, low, high);
   const auto scale = ratio(d, sums.vq, sums.qq);
   const auto explained = hn::Mul(scale, sums.vq);
   const auto better = hn::Gt(explained, best.explained);
@@ -70,12 +78,12 @@ HWY_INLINE Span span_of(int bits) {
   return {0.98F, 1.12F, 12};
 }
 
-void search_symmetric(const float* values, std::int64_t count, const BlockGrid& grid, float* scales) {
+void search_symmetric(const Block& block, const BlockGrid& grid, float* scales) {
   const D d;
   const auto below = hn::Set(d, grid.low - grid.middle), above = hn::Set(d, grid.high - grid.middle);
-  auto low = hn::LoadU(d, values), high = low;
-  for (std::int64_t i = 1; i < count; ++i) {
-    const auto v = hn::LoadU(d, values + i * kLanes);
+  auto low = hn::LoadU(d, block.values), high = low;
+  for (std::int64_t i = 1; i < block.count; ++i) {
+    const auto v = hn::LoadU(d, block.values + i * kLanes);
     low = hn::Min(low, v);
     high = hn::Max(high, v);
   }
@@ -87,21 +95,21 @@ void search_symmetric(const float* values, std::int64_t count, const BlockGrid& 
   for (int i = 0; i < span.steps; ++i) {
     const float r = span.first + (span.last - span.first) * static_cast<float>(i) / static_cast<float>(span.steps - 1);
     const auto factor = hn::Mul(unit, hn::Set(d, r));
-    offer(d, values, count, factor, below, above, best);
-    offer(d, values, count, hn::Neg(factor), below, above, best);
+    offer(d, block, factor, below, above, best);
+    offer(d, block, hn::Neg(factor), below, above, best);
   }
   for (int round = 0; round < 2; ++round) {
-    offer(d, values, count, ratio(d, hn::Set(d, 1.0F), best.scale), below, above, best);
+    offer(d, block, ratio(d, hn::Set(d, 1.0F), best.scale), below, above, best);
   }
   hn::StoreU(best.scale, d, scales);
 }
 
-void search_asymmetric(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* zeros) {
+void search_asymmetric(const Block& block, const BlockGrid& grid, float* scales, float* zeros) {
   const D d;
   const auto zero = hn::Zero(d), top = hn::Set(d, grid.high), one = hn::Set(d, 1.0F);
   auto low = zero, high = zero;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto v = hn::LoadU(d, values + i * kLanes);
+  for (std::int64_t i = 0; i < block.count; ++i) {
+    const auto v = hn::LoadU(d, block.values + i * kLanes);
     low = hn::Min(low, v);
     high = hn::Max(high, v);
   }
@@ -114,19 +122,19 @@ void search_asymmetric(const float* values, std::int64_t count, const BlockGrid&
     const auto factor = hn::Mul(unit, hn::Set(d, r));
     const auto exact = hn::Sub(hn::Mul(top, hn::Set(d, 0.5F)), hn::Mul(centre, factor));
     const auto first = hn::Floor(hn::Min(hn::Max(exact, zero), top));
-    offer(d, values, count, factor, hn::Neg(first), hn::Sub(top, first), best);
+    offer(d, block, factor, hn::Neg(first), hn::Sub(top, first), best);
     const auto second = hn::Min(hn::Add(first, one), top);
-    offer(d, values, count, factor, hn::Neg(second), hn::Sub(top, second), best);
+    offer(d, block, factor, hn::Neg(second), hn::Sub(top, second), best);
   }
   for (int round = 0; round < 2; ++round) {
-    offer(d, values, count, ratio(d, one, best.scale), best.low, best.high, best);
+    offer(d, block, ratio(d, one, best.scale), best.low, best.high, best);
   }
   hn::StoreU(best.scale, d, scales);
   hn::StoreU(hn::Neg(best.low), d, zeros);
 }
 
 // Least squared error over four exponents down from the one that clips nothing (`scales` has it).
-void search_powers(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, const float* zeros) {
+void search_powers(const Block& block, const BlockGrid& grid, float* scales, const float* zeros) {
   const D d;
   const auto zero = hn::LoadU(d, zeros), start = hn::LoadU(d, scales);
   const auto low = hn::Sub(hn::Set(d, grid.low), zero), high = hn::Sub(hn::Set(d, grid.high), zero);
@@ -135,11 +143,12 @@ void search_powers(const float* values, std::int64_t count, const BlockGrid& gri
     const auto scale = hn::Mul(start, hn::Set(d, 1.0F / static_cast<float>(1 << down)));
     const auto factor = ratio(d, hn::Set(d, 1.0F), scale);
     auto error = hn::Zero(d);
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto v = hn::LoadU(d, values + i * kLanes);
+    for (std::int64_t i = 0; i < block.count; ++i) {
+      const auto v = hn::LoadU(d, block.values + i * kLanes);
       const auto q = hn::Min(hn::Max(hn::Round(hn::Mul(v, factor)), low), high);
       const auto miss = hn::Sub(v, hn::Mul(q, scale));
-      error = hn::Add(error, hn::Mul(miss, miss));
+      const auto weighted = block.importance == nullptr ? miss : hn::Mul(miss, hn::Set(d, block.importance[i]));
+      error = hn::Add(error, hn::Mul(weighted, miss));
     }
     const auto better = hn::Lt(error, least);
     least = hn::IfThenElse(better, error, least);
@@ -149,12 +158,14 @@ void search_powers(const float* values, std::int64_t count, const BlockGrid& gri
 }
 
 // For one vector of blocks after the other; `kind`: 0 symmetric, 1 asymmetric, 2 powers of two.
-void search(const float* values, std::int64_t count, const BlockGrid& grid, int kind, float* scales, float* zeros) {
+void search(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid, int kind,
+            float* scales, float* zeros) {
   const auto step = static_cast<std::int64_t>(hn::Lanes(D()));
   for (std::int64_t lane = 0; lane < kLanes; lane += step) {
-    if (kind == 0) search_symmetric(values + lane, count, grid, scales + lane);
-    if (kind == 1) search_asymmetric(values + lane, count, grid, scales + lane, zeros + lane);
-    if (kind == 2) search_powers(values + lane, count, grid, scales + lane, zeros + lane);
+    const Block block{values + lane, count, importance};
+    if (kind == 0) search_symmetric(block, grid, scales + lane);
+    if (kind == 1) search_asymmetric(block, grid, scales + lane, zeros + lane);
+    if (kind == 2) search_powers(block, grid, scales + lane, zeros + lane);
   }
 }
 
@@ -178,7 +189,8 @@ HWY_EXPORT(search);
 using Lanes = std::array<float, kLanes>;
 
 // scale = <v, code - zero> / <code - zero, code - zero> in double, for the codes that `scales` and `zeros` give.
-void refit(const float* values, std::int64_t count, const BlockGrid& grid, const Lanes& zeros, float* scales) {
+void refit(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid, const Lanes& zeros,
+           float* scales) {
   Lanes factors;
   for (std::size_t lane = 0; lane < kLanes; ++lane) factors[lane] = scales[lane] != 0 ? 1 / scales[lane] : 0;
   thread_local std::vector<std::uint8_t> codes;
@@ -186,11 +198,12 @@ void refit(const float* values, std::int64_t count, const BlockGrid& grid, const
   encode_lanes(values, count, factors.data(), zeros.data(), grid.low, grid.high, codes.data());
   std::array<double, kLanes> vq{}, qq{};
   for (std::int64_t i = 0; i < count; ++i) {
+    const double weight = importance == nullptr ? 1.0 : static_cast<double>(importance[i]);
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       const auto at = static_cast<std::size_t>(i * kLanes) + lane;
       const double q = static_cast<double>(static_cast<float>(codes[at]) - zeros[lane]);
-      vq[lane] += q * static_cast<double>(values[at]);
-      qq[lane] += q * q;
+      vq[lane] += weight * q * static_cast<double>(values[at]);
+      qq[lane] += weight * q * q;
     }
   }
   for (std::size_t lane = 0; lane < kLanes; ++lane) {
@@ -200,25 +213,26 @@ void refit(const float* values, std::int64_t count, const BlockGrid& grid, const
 
 }  // namespace
 
-void choose_rtn_search(const float* values, std::int64_t count, const BlockGrid& grid, float* scales, float* lows) {
+void choose_rtn_search(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid,
+                       float* scales, float* lows) {
   const auto run = HWY_DYNAMIC_DISPATCH(search);
   Lanes zeros;
   zeros.fill(grid.middle);
   if (grid.powers) {
-    choose_rtn(values, count, grid, scales, lows);
+    choose_rtn(values, count, importance, grid, scales, lows);
     for (std::int64_t lane = 0; lane < kLanes; ++lane) {
       round_scales(scales + lane, 1, ScaleForm::kPowerOfTwo, DType::kFloat32);
     }
-    if (grid.symmetric) run(values, count, grid, 2, scales, zeros.data());
+    if (grid.symmetric) run(values, count, importance, grid, 2, scales, zeros.data());
     return;
   }
-  run(values, count, grid, grid.symmetric ? 0 : 1, scales, zeros.data());
-  refit(values, count, grid, zeros, scales);
+  run(values, count, importance, grid, grid.symmetric ? 0 : 1, scales, zeros.data());
+  refit(values, count, importance, grid, zeros, scales);
   for (std::size_t lane = 0; lane < kLanes; ++lane) lows[lane] = -zeros[lane] * scales[lane];
 }
 
 std::unique_ptr<Pass> make_rtn_search(const PassOptions& options) {
-  return std::make_unique<RulePass>(weight_options(options), choose_rtn_search);
+  return std::make_unique<RulePass>(weight_options(options), choose_rtn_search, options.flag("norms"));
 }
 
 }  // namespace onnxfold

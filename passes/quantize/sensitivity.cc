@@ -12,6 +12,7 @@
 #include "ir/match.h"
 #include "passes/quantize/calibrated_products.h"
 #include "passes/quantize/gptq_sweep.h"
+#include "passes/quantize/norm_importance.h"
 
 namespace onnxfold {
 namespace {
@@ -25,8 +26,9 @@ struct Candidate {
 };
 
 // What stands for the weight in front of its readers.
-Result<FloatRows> rounded(const WeightTarget& target, BlockRule rule) {
-  auto codes = quantize_blocks(*constant(target.weight), target.shape, target.format, target.scale_type(), rule);
+Result<FloatRows> rounded(const WeightTarget& target, BlockRule rule, const ColumnImportance& importance) {
+  auto codes = quantize_blocks(*constant(target.weight), target.shape, target.format, target.scale_type(), rule,
+                               importance ? std::span<const float>(*importance) : std::span<const float>());
   if (!codes) return fail(codes.error().in(fmt::format("weight '{}'", target.weight->name())));
   return dequantized(*codes, target.format);
 }
@@ -56,6 +58,7 @@ class Measurement {
 
   Result<Sensitivity> run() {
     find_candidates();
+    if (options_.norms) OF_TRY(weigh_columns());
     if (data_ != nullptr) OF_TRY(prepare());
     for (std::size_t i = 0; i < candidates_.size(); ++i) {
       OF_TRY(measure(candidates_[i]));
@@ -70,6 +73,8 @@ class Measurement {
 
  private:
   void find_candidates();
+  Status weigh_columns();
+  ColumnImportance importance_of(const WeightTarget& target) const;
   Status prepare();
   Status measure(const Candidate& candidate);
   Result<std::vector<FormatDamage>> weigh(const Candidate& candidate) const;
@@ -82,6 +87,7 @@ class Measurement {
   const Dataset* data_;
   const SensitivityOptions& options_;
   std::vector<Candidate> candidates_;
+  std::map<const Graph*, NormImportance> importance_;
   std::optional<DamageMeter> meter_;
   std::unique_ptr<Stepper> stepper_;
   std::map<const Node*, std::int64_t> order_;
@@ -89,6 +95,25 @@ class Measurement {
   std::int64_t steps_total_ = 0;
   Sensitivity out_;
 };
+
+// Formats have the same readers, so that counting a reader once for each changes no mean.
+Status Measurement::weigh_columns() {
+  std::map<const Graph*, std::vector<WeightTarget>> targets;
+  for (const Candidate& candidate : candidates_) {
+    for (const Readings& readings : candidate.formats) {
+      for (const WeightTarget& target : readings) targets[target.node->graph()].push_back(target);
+    }
+  }
+  for (const auto& [graph, readers] : targets) {
+    OF_ASSIGN(importance_[graph], NormImportance::find(*graph, readers));
+  }
+  return {};
+}
+
+ColumnImportance Measurement::importance_of(const WeightTarget& target) const {
+  const auto found = importance_.find(target.node->graph());
+  return found == importance_.end() ? nullptr : found->second.of(target);
+}
 
 void Measurement::find_candidates() {
   PassContext unheard(const_cast<Model&>(model_), "");  // only told about; nothing is changed
@@ -153,7 +178,7 @@ Result<double> Measurement::damage_of(const Readings& readings) const {
   for (const WeightTarget& target : readings) {
     const Value* read = target.node->input(target.input);
     if (!replaced.insert(read).second) continue;
-    OF_ASSIGN(const FloatRows rows, rounded(target, options_.rule));
+    OF_ASSIGN(const FloatRows rows, rounded(target, options_.rule, importance_of(target)));
     OF_TRY(fork->replace(*read, as_read(target, rows)));
   }
   OF_TRY(fork->run_until(nullptr));
@@ -182,7 +207,7 @@ Result<std::vector<FormatDamage>> Measurement::weigh(const Candidate& candidate)
     }
     FormatDamage each;
     each.format = target.format;
-    OF_ASSIGN(const FloatRows rows, rounded(target, options_.rule));
+    OF_ASSIGN(const FloatRows rows, rounded(target, options_.rule, importance_of(target)));
     each.weight_error = relative_square(weight, rows);
     std::set<std::pair<std::int64_t, DType>> stored;  // readings that lie alike are stored once
     for (const WeightTarget& reading : readings) {

@@ -34,6 +34,7 @@ struct SensitivityOptions {
   WeightOptions weights;             // all but the format
   std::vector<BlockFormat> formats;  // to be told about
   BlockRule rule = choose_rtn_search;
+  bool norms = true;                          // rules know the norm in front of a weight (norm_importance.h)
   std::function<void(double done)> progress;  // 0..1; may be empty
 };
 

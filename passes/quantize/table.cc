@@ -72,6 +72,22 @@ constexpr OptionSpec kFormats{"formats", kPatterns, "",
 constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,    kAccuracyLevel,
                                       kGather, kOthers, kMinElements, kInclude, kExclude, kFormats};
 
+constexpr OptionSpec kRtnSearchOptions[] = {
+    {"norms", kBool, "true",
+     "Errors behind a norm count by its gain and bias, which say how large the inputs of a column are"},
+    kBits,
+    kBlock,
+    kSymmetric,
+    kScales,
+    kForm,
+    kAccuracyLevel,
+    kGather,
+    kOthers,
+    kMinElements,
+    kInclude,
+    kExclude,
+    kFormats};
+
 constexpr OptionSpec kAwqOptions[] = {
     {"clip", kBool, "true", "Also clips the largest weights of a block where that helps"},
     kBits,
@@ -239,8 +255,8 @@ constexpr PassInfo kPasses[] = {
      make_refit_norms},
     {"rtn", "quantize", kLossy, "Rounds weights to 2, 3, 4 or 8 bits in blocks (round to nearest)", kRtnOptions,
      make_rtn},
-    {"rtn-search", "quantize", kLossy, "As rtn, with scales searched for the least error of the weights", kRtnOptions,
-     make_rtn_search},
+    {"rtn-search", "quantize", kLossy, "As rtn, with scales searched for the least error of the weights",
+     kRtnSearchOptions, make_rtn_search},
     {"smooth", "quantize", kRounding, "Moves outliers of activations into the weights after them (SmoothQuant)",
      kSmoothOptions, make_smooth},
 };

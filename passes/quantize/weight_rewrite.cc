@@ -7,6 +7,7 @@
 
 #include "formats/onnx/schema.h"
 #include "ir/match.h"
+#include "passes/quantize/norm_importance.h"
 #include "passes/quantize/packing.h"
 #include "passes/quantize/product_kernel.h"
 #include "passes/rewrite.h"
@@ -230,10 +231,17 @@ void WeightRewriter::rewrite(Graph& graph, const WeightTarget& target, const Blo
 }
 
 Result<bool> RulePass::run(Graph& graph, PassContext& context) {
-  return rewriter_.run(graph, context, [this](const WeightTarget& target) {
+  NormImportance importance;
+  if (norms_) {
+    PassContext unheard(context.model(), "");
+    OF_ASSIGN(importance, NormImportance::find(graph, find_weight_targets(graph, rewriter_.options(), unheard)));
+  }
+  return rewriter_.run(graph, context, [this, &importance](const WeightTarget& target) {
     const auto make = [weight = *constant(target.weight), shape = target.shape, format = target.format,
-                       type = target.scale_type(),
-                       rule = rule_] { return quantize_blocks(weight, shape, format, type, rule); };
+                       type = target.scale_type(), rule = rule_, columns = importance.of(target)] {
+      return quantize_blocks(weight, shape, format, type, rule,
+                             columns ? std::span<const float>(*columns) : std::span<const float>());
+    };
     return std::make_shared<LazyBlocks>(target.shape, target.format, part_count(target.format), make);
   });
 }

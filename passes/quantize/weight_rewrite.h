@@ -53,12 +53,15 @@ class WeightRewriter {
 // A pass that decides block by block, from the weights alone.
 class RulePass final : public Pass {
  public:
-  RulePass(const WeightOptions& options, BlockRule rule) : rewriter_(options), rule_(rule) {}
+  // `norms`: errors of columns count by the norm in front (norm_importance.h).
+  RulePass(const WeightOptions& options, BlockRule rule, bool norms = false)
+      : rewriter_(options), rule_(rule), norms_(norms) {}
   Result<bool> run(Graph& graph, PassContext& context) override;
 
  private:
   WeightRewriter rewriter_;
   BlockRule rule_;
+  bool norms_;
 };
 
 }  // namespace onnxfold

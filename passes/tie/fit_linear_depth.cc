@@ -12,8 +12,8 @@
 #include "analysis/algebra/low_rank.h"
 #include "analysis/depth/linearity.h"
 #include "passes/pass.h"
+#include "passes/tie/layer_alignment.h"
 #include "passes/tie/layer_stack.h"
-#include "passes/tie/neuron_order.h"
 #include "passes/tie/shared_weight.h"
 
 namespace onnxfold {
@@ -49,7 +49,7 @@ class FitLinearDepth final : public Pass {
   explicit FitLinearDepth(const PassOptions& options)
       : rank_(options.integer("rank")),
         excess_(options.number("min-excess")),
-        align_(options.flag("align")),
+        align_(options.text("align")),
         protect_first_(static_cast<std::size_t>(options.integer("protect-first"))),
         protect_last_(static_cast<std::size_t>(options.integer("protect-last"))) {}
 
@@ -60,10 +60,11 @@ class FitLinearDepth final : public Pass {
     std::vector<LayerStack> stacks = layer_stacks(student->graph(), protect_first_, protect_last_, &notes);
     for (const StructureNote& note : notes) context.skipped(note.node, note.reason);
     if (stacks.empty()) context.skipped(graph.name, "no residual stream of equal blocks was found");
-    if (align_) {
+    if (align_ != "no") {
       for (const LayerStack& stack : stacks) {
-        OF_ASSIGN(const int aligned, align_neurons(student->graph(), stack.blocks));
-        if (aligned > 0) context.note("", fmt::format("hidden neurons of {} layers put in order", aligned));
+        OF_ASSIGN(const AlignedUnits aligned, align_layers(student->graph(), stack.blocks, align_));
+        context.note("", fmt::format("hidden neurons of {} feed-forward layers and heads of {} attentions put in order",
+                                     aligned.neurons, aligned.heads));
       }
       stacks = layer_stacks(student->graph(), protect_first_, protect_last_);
     }
@@ -150,7 +151,7 @@ class FitLinearDepth final : public Pass {
 
   const std::int64_t rank_;
   const double excess_;
-  const bool align_;
+  const std::string align_;
   const std::size_t protect_first_, protect_last_;
 };
 

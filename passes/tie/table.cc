@@ -1,4 +1,5 @@
 #include "passes/registry.h"
+#include "passes/tie/layer_alignment.h"
 
 namespace onnxfold {
 
@@ -20,8 +21,10 @@ using enum OptionType;
 constexpr OptionSpec kFitLinearDepthOptions[] = {
     {"rank", kInt, "0", "Rank of the correction that each layer keeps; 0: none", "0.."},
     {"min-excess", kFloat, "0.5", "Share of what unrelated layers leave unexplained that a line must explain", "0..1"},
-    {"align", kBool, "true",
-     "First put hidden neurons of feed-forward layers in the order of the layer before (exact)"},
+    {"align", kChoice, "all",
+     "First put hidden neurons, whole heads or both in the order of the layer before (exact); rotate: heads are turned "
+     "inside too",
+     kAlignChoices},
     {"protect-first", kInt, "0", "Blocks at the start of each stream that stay as they are", "0.."},
     {"protect-last", kInt, "0", "Blocks at its end that stay as they are", "0.."},
 };
@@ -50,7 +53,10 @@ constexpr OptionSpec kTieLayersOptions[] = {
      "closed: the best for two loops; alternate: shared weight and corrections in turn; auto with data: one of these "
      "two",
      "auto|svd|whitened|closed|alternate"},
-    {"align", kBool, "false", "First put hidden neurons of the feed-forward layers to tie in one order (exact)"},
+    {"align", kChoice, "no",
+     "First put hidden neurons, whole heads or both of the layers to tie in one order (exact); rotate: heads are "
+     "turned inside too",
+     kAlignChoices},
     {"norms", kChoice, "keep",
      "keep: each layer its own gains and biases; fold: first put them into the Linears behind (fold-norm-affine)",
      "keep|fold"},

@@ -20,7 +20,7 @@
 #include "passes/pass.h"
 #include "passes/tie/deferred_tie.h"
 #include "passes/tie/folded_norms.h"
-#include "passes/tie/neuron_order.h"
+#include "passes/tie/layer_alignment.h"
 #include "passes/tie/tie_group.h"
 #include "passes/tie/tied_refit.h"
 
@@ -58,7 +58,7 @@ class TieLayers final : public Pass {
       OF_ASSIGN(const std::size_t folded, fold_norms(*student, context));
       context.note("", fmt::format("{} norms folded into the Linears behind them", folded));
     }
-    if (options_.flag("align")) OF_TRY(align(student->graph(), context));
+    OF_TRY(align(student->graph(), context));
     OF_TRY(find_groups(student->graph(), context));
     if (groups_.empty()) return false;
     const bool data = context.calibration != nullptr;
@@ -162,10 +162,11 @@ class TieLayers final : public Pass {
     return {};
   }
 
-  // Neurons of the feed-forward layers that will be tied, in the order of the first of them.
+  // Units of the layers that will be tied, in the order of the first of them.
   Status align(Graph& graph, PassContext& context) const {
     const Looping looping = looping_named(options_.text("looping"));
-    int count = 0;
+    AlignedUnits count;
+    if (options_.text("align") == "no") return {};
     for (const LayerStack& stack : layer_stacks(graph, static_cast<std::size_t>(options_.integer("protect-first")),
                                                 static_cast<std::size_t>(options_.integer("protect-last")))) {
       const auto table = looped_layers(looping, stack.blocks.size(), static_cast<std::size_t>(loops_));
@@ -174,12 +175,14 @@ class TieLayers final : public Pass {
         for (std::size_t layer = 0; layer < stack.blocks.size(); ++layer) {
           if ((*table)[layer] == unique) tied.push_back(stack.blocks[layer]);
         }
-        OF_ASSIGN(const int aligned, align_neurons(graph, tied));
-        count += aligned;
+        OF_ASSIGN(const AlignedUnits aligned, align_layers(graph, tied, options_.text("align")));
+        count.neurons += aligned.neurons;
+        count.heads += aligned.heads;
       }
     }
-    if (count > 0)
-      context.note("", fmt::format("hidden neurons of {} feed-forward layers put in the order of others", count));
+    context.note("", fmt::format("hidden neurons of {} feed-forward layers and heads of {} attentions put in the order "
+                                 "of others",
+                                 count.neurons, count.heads));
     return {};
   }
 

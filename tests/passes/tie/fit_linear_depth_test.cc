@@ -64,7 +64,7 @@ TEST(FitLinearDepth, TurnedNeuronsAreAlignedFirst) {
   EXPECT_EQ(weight_elements(model->graph()), 2 * 2 * 8 * 16);
   EXPECT_EQ(test::difference(*original, *model, Precision::kFloat64, 1e-12), "");
   std::vector<Remark> remarks;
-  const auto without = test::run_pass("fit-linear-depth", *unaligned, {{"align", "false"}}, &remarks);
+  const auto without = test::run_pass("fit-linear-depth", *unaligned, {{"align", "no"}}, &remarks);
   ASSERT_TRUE(without && !*without);
   ASSERT_FALSE(remarks.empty());
   EXPECT_THAT(remarks[0].reason, testing::HasSubstr("unrelated layers have 33.3 %"));
@@ -76,7 +76,7 @@ TEST(FitLinearDepth, UnrelatedLayersAreRefused) {
   const auto changed = test::run_pass("fit-linear-depth", *model, {}, &remarks);
   ASSERT_TRUE(changed && !*changed);
   EXPECT_FALSE(remarks.empty());
-  test::expect_unchanged("fit-linear-depth", ffn_stack(2), {{"min-excess", "0"}, {"align", "false"}});
+  test::expect_unchanged("fit-linear-depth", ffn_stack(2), {{"min-excess", "0"}, {"align", "no"}});
 }
 
 TEST(FitLinearDepth, FullRankGivesTheModelBack) {

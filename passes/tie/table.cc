@@ -83,7 +83,11 @@ constexpr OptionSpec kRollLayersOptions[] = {
     {"blocks-in-body", kInt, "0", "Blocks to a turn; 0: one, or the period with which weights repeat", "0.."},
 };
 constexpr OptionSpec kSetStepsOptions[] = {
-    {"steps", kInt, "-1", "How often loops whose turns are all the same shall run; must be given", "-1.."},
+    {"steps", kInt, "-1", "How often loops shall run; must be given", "-1.."},
+    {"turns", kChoice, "same",
+     "same: only loops whose turns are all the same; nearest: turns that differ in constants take those of the turn at "
+     "the same relative depth",
+     "same|nearest"},
 };
 constexpr OptionSpec kTieEmbeddingsOptions[] = {
     {"scope", kChoice, "embeddings", "Heads and tables that Gather reads, or all matrices that products read",

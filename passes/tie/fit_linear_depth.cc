@@ -62,7 +62,7 @@ class FitLinearDepth final : public Pass {
     if (stacks.empty()) context.skipped(graph.name, "no residual stream of equal blocks was found");
     if (align_ != "no") {
       for (const LayerStack& stack : stacks) {
-        OF_ASSIGN(const AlignedUnits aligned, align_layers(student->graph(), stack.blocks, align_));
+        OF_ASSIGN(const AlignedUnits aligned, align_layers(*student, stack.blocks, align_));
         context.note("", fmt::format("hidden neurons of {} feed-forward layers and heads of {} attentions put in order",
                                      aligned.neurons, aligned.heads));
       }

@@ -49,13 +49,15 @@ bool alike(const HeadSite& a, const HeadSite& b) {
 
 // Of the sublayer at `index` of each block; none when one of them does not fit.
 std::optional<std::vector<HeadSite>> layers_at(const BlockView& view, const std::vector<std::size_t>& blocks,
-                                               std::size_t index, bool rotate) {
+                                               std::size_t index, bool rotate, RotaryProbe& probe) {
   std::vector<HeadSite> layers;
   for (const std::size_t block : blocks) {
     if (index >= view.blocks[block].sublayers.size() || !view.blocks[block].sublayers[index].attention) return {};
-    auto site = head_site(*view.blocks[block].sublayers[index].attention, rotate);
+    const Attention& attention = *view.blocks[block].sublayers[index].attention;
+    const auto rotary = rotate && attention.rotary ? probe.of(attention) : std::nullopt;
+    auto site = head_site(attention, rotate, rotary ? &*rotary : nullptr);
     if (!site || !movable(*site, rotate) || (!layers.empty() && !alike(*site, layers[0]))) return {};
-    if (!rotate) site->scores = site->values = HeadFreedom::kNone;  // heads move as a whole
+    if (!rotate) site->scores.clear(), site->values.clear();  // heads move as a whole
     layers.push_back(std::move(*site));
   }
   return layers;
@@ -142,14 +144,18 @@ class Aligner {
 
 }  // namespace
 
-Result<int> align_heads(Graph& graph, const std::vector<std::size_t>& blocks, bool rotate) {
-  const BlockView view = find_blocks(graph);
-  Aligner aligner(graph);
-  int count = 0;
+Result<int> align_heads(Model& model, const std::vector<std::size_t>& blocks, bool rotate) {
+  const BlockView view = find_blocks(model.graph());
+  RotaryProbe probe(model);
+  std::vector<std::vector<HeadSite>> sites;  // all before anything moves
   for (std::size_t index = 0; index < view.blocks[blocks[0]].sublayers.size(); ++index) {
-    const auto layers = layers_at(view, blocks, index, rotate);
-    for (std::size_t l = 1; layers && l < layers->size(); ++l) {
-      OF_ASSIGN(const bool moved, aligner.align((*layers)[l], (*layers)[l - 1]));
+    if (auto layers = layers_at(view, blocks, index, rotate, probe)) sites.push_back(std::move(*layers));
+  }
+  Aligner aligner(model.graph());
+  int count = 0;
+  for (const std::vector<HeadSite>& layers : sites) {
+    for (std::size_t l = 1; l < layers.size(); ++l) {
+      OF_ASSIGN(const bool moved, aligner.align(layers[l], layers[l - 1]));
       count += moved ? 1 : 0;
     }
   }

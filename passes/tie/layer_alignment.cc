@@ -5,14 +5,14 @@
 
 namespace onnxfold {
 
-Result<AlignedUnits> align_layers(Graph& graph, const std::vector<std::size_t>& blocks, std::string_view how) {
+Result<AlignedUnits> align_layers(Model& model, const std::vector<std::size_t>& blocks, std::string_view how) {
   AlignedUnits aligned;
   const bool all = how == "all" || how == "rotate";
   if (all || how == "neurons") {
-    OF_ASSIGN(aligned.neurons, align_neurons(graph, blocks));
+    OF_ASSIGN(aligned.neurons, align_neurons(model.graph(), blocks));
   }
   if (all || how == "heads") {
-    OF_ASSIGN(aligned.heads, align_heads(graph, blocks, how == "rotate"));
+    OF_ASSIGN(aligned.heads, align_heads(model, blocks, how == "rotate"));
   }
   return aligned;
 }

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ir/graph.h"
+#include "ir/model.h"
 
 namespace onnxfold {
 
@@ -17,6 +17,6 @@ struct AlignedUnits {
 
 // Aligns the layers of these blocks, each to the one before (neuron_order.h, head_order.h). `how` is one of the
 // choices. Exact but for the rounding of rotations. Errors: those of reading weights.
-Result<AlignedUnits> align_layers(Graph& graph, const std::vector<std::size_t>& blocks, std::string_view how);
+Result<AlignedUnits> align_layers(Model& model, const std::vector<std::size_t>& blocks, std::string_view how);
 
 }  // namespace onnxfold

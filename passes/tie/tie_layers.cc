@@ -58,7 +58,7 @@ class TieLayers final : public Pass {
       OF_ASSIGN(const std::size_t folded, fold_norms(*student, context));
       context.note("", fmt::format("{} norms folded into the Linears behind them", folded));
     }
-    OF_TRY(align(student->graph(), context));
+    OF_TRY(align(*student, context));
     OF_TRY(find_groups(student->graph(), context));
     if (groups_.empty()) return false;
     const bool data = context.calibration != nullptr;
@@ -163,19 +163,20 @@ class TieLayers final : public Pass {
   }
 
   // Units of the layers that will be tied, in the order of the first of them.
-  Status align(Graph& graph, PassContext& context) const {
+  Status align(Model& student, PassContext& context) const {
     const Looping looping = looping_named(options_.text("looping"));
     AlignedUnits count;
     if (options_.text("align") == "no") return {};
-    for (const LayerStack& stack : layer_stacks(graph, static_cast<std::size_t>(options_.integer("protect-first")),
-                                                static_cast<std::size_t>(options_.integer("protect-last")))) {
+    for (const LayerStack& stack :
+         layer_stacks(student.graph(), static_cast<std::size_t>(options_.integer("protect-first")),
+                      static_cast<std::size_t>(options_.integer("protect-last")))) {
       const auto table = looped_layers(looping, stack.blocks.size(), static_cast<std::size_t>(loops_));
       for (std::size_t unique = 0; table && unique < stack.blocks.size() / static_cast<std::size_t>(loops_); ++unique) {
         std::vector<std::size_t> tied;
         for (std::size_t layer = 0; layer < stack.blocks.size(); ++layer) {
           if ((*table)[layer] == unique) tied.push_back(stack.blocks[layer]);
         }
-        OF_ASSIGN(const AlignedUnits aligned, align_layers(graph, tied, options_.text("align")));
+        OF_ASSIGN(const AlignedUnits aligned, align_layers(student, tied, options_.text("align")));
         count.neurons += aligned.neurons;
         count.heads += aligned.heads;
       }

@@ -104,7 +104,7 @@ void expect_recovered(const std::vector<int>& queries, const std::vector<int>& g
   const auto model = disguised(queries, groups);
   const auto original = model->clone();
   EXPECT_NE(weight(*model, "ql1"), weight(*model, "ql0"));
-  const auto count = align_heads(model->graph(), {0, 1}, rotate);
+  const auto count = align_heads(*model, {0, 1}, rotate);
   ASSERT_TRUE(count) << count.error().message;
   EXPECT_EQ(*count, 1);
   for (const char* name : {"ql", "kl", "vl", "o"}) {
@@ -134,7 +134,7 @@ TEST(HeadOrder, RandomLayersComeCloserAndTheModelStays) {
         return squared;
       };
       const double before = distance();
-      const auto count = align_heads(model->graph(), {0, 1, 2}, rotate);
+      const auto count = align_heads(*model, {0, 1, 2}, rotate);
       ASSERT_TRUE(count) << count.error().message;
       if (rotate) {
         EXPECT_LT(distance(), before);
@@ -147,7 +147,7 @@ TEST(HeadOrder, RandomLayersComeCloserAndTheModelStays) {
 // Slopes of ALiBi belong to their heads.
 TEST(HeadOrder, MasksOfTheirOwnKeepHeads) {
   const auto model = blocks(2, 4, "z{0} = Mul(p{0}, f) a{0} = Add(z{0}, slopes) ");
-  const auto count = align_heads(model->graph(), {0, 1}, false);
+  const auto count = align_heads(*model, {0, 1}, false);
   ASSERT_TRUE(count) << count.error().message;
   EXPECT_EQ(*count, 0);
 }
@@ -168,7 +168,7 @@ TEST(HeadOrder, SharedConstantsStay) {
   for (const char* name : {"wq", "wk", "wv", "wo"}) {
     graph.replace_all_uses(*graph.find(std::string(name) + "1"), *graph.find(std::string(name) + "0"));
   }
-  const auto count = align_heads(graph, {0, 1}, false);
+  const auto count = align_heads(*model, {0, 1}, false);
   ASSERT_TRUE(count) << count.error().message;
   EXPECT_EQ(*count, 0);
 }

@@ -7,6 +7,9 @@ import subprocess
 import tempfile
 import time
 
+import numpy as np
+import onnxruntime
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ONNXFOLD = os.environ.get("ONNXFOLD", str(ROOT / "build/release/cli/onnxfold"))
 
@@ -33,7 +36,7 @@ class Cells:
         return self.rows[key]
 
 
-def compress(model, out, passes, data=None, calibration=None, recipe=None):
+def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_run=False):
     """Runs `onnxfold compress` without gates and controls; the report as a dictionary, or {"error": text}."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
@@ -43,6 +46,7 @@ def compress(model, out, passes, data=None, calibration=None, recipe=None):
         for one in passes:
             command += ["--pass", one]
         command += ["--calibration", str(calibration)] if calibration else []
+        command += ["--dry-run"] if dry_run else []
         command += ["--data", str(data), "--max-kl", "1e6"] if data else ["--no-check"]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,9 +57,47 @@ def compress(model, out, passes, data=None, calibration=None, recipe=None):
         return found
 
 
-def quality(report):
-    """(name of the metric, the original's, the result's, relative error of the outputs)"""
-    check = report["check"]
-    error = max(output["max_rel_l2"] for output in check["outputs"])
-    task = check["task"]
-    return (task["kind"], task["before"], task["after"], error) if task else ("", None, None, error)
+def session_of(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def batches(session, data):
+    """Feeds of the model, with the rows that they are of."""
+    arrays = np.load(data)
+    inputs = [value.name for value in session.get_inputs()]
+    size = session.get_inputs()[0].shape[0]
+    step = size if isinstance(size, int) else 32
+    for begin in range(0, len(arrays[inputs[0]]), step):
+        yield {name: arrays[name][begin : begin + step] for name in inputs}
+
+
+class Judge:
+    """The metric of a model on data, and how far its outputs are from the original's (in the worst batch)."""
+
+    def __init__(self, base, data):
+        self.data = data
+        self.arrays = dict(np.load(data))
+        self.before = self.outputs(base)
+        self.kind = "accuracy" if "labels" in self.arrays else "bits per byte"
+
+    def outputs(self, path):
+        session = session_of(str(path))
+        return [session.run(None, feeds)[0].astype(np.float64) for feeds in batches(session, self.data)]
+
+    def metric(self, outputs):
+        logits = np.concatenate(outputs)
+        if self.kind == "accuracy":
+            return float(np.mean(np.argmax(logits, -1) == self.arrays["labels"].reshape(-1)))
+        tokens = next(array for array in self.arrays.values() if array.shape == logits.shape[:2])
+        rest = logits - logits.max(-1, keepdims=True)
+        rest = rest - np.log(np.exp(rest).sum(-1, keepdims=True))
+        picked = np.take_along_axis(rest[:, :-1], tokens[:, 1:, None], -1)
+        return float(-picked.mean() / np.log(2))
+
+    def of(self, path):
+        now = self.outputs(path)
+        error = max(np.linalg.norm(new - old) / np.linalg.norm(old) for new, old in zip(now, self.before))
+        return {"outputs": float(error), "metric": self.metric(now), "original": self.metric(self.before),
+                "kind": self.kind}

@@ -14,16 +14,16 @@ Needs an interpreter with onnx, numpy and onnxruntime (one thread is used).
 
 import argparse
 import collections
+import functools
 import pathlib
 import tempfile
 import time
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
-from cells import Cells, compress
+from cells import Cells, Judge, batches, compress, session_of
 
 # start, factors, learns from the calibration data
 PLAIN = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "svd", True)]
@@ -65,52 +65,6 @@ def second_moments(path, names, data):
     return moments
 
 
-def session_of(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def batches(session, data):
-    """Feeds of the model, with the rows that they are of."""
-    arrays = np.load(data)
-    inputs = [value.name for value in session.get_inputs()]
-    size = session.get_inputs()[0].shape[0]
-    step = size if isinstance(size, int) else 32
-    for begin in range(0, len(arrays[inputs[0]]), step):
-        yield {name: arrays[name][begin : begin + step] for name in inputs}
-
-
-class Judge:
-    """The metric of a model on data, and how far its outputs are from the original's (in the worst batch)."""
-
-    def __init__(self, base, data):
-        self.data = data
-        self.arrays = dict(np.load(data))
-        self.before = self.outputs(base)
-        self.kind = "accuracy" if "labels" in self.arrays else "bits per byte"
-
-    def outputs(self, path):
-        session = session_of(str(path))
-        return [session.run(None, feeds)[0].astype(np.float64) for feeds in batches(session, self.data)]
-
-    def metric(self, outputs):
-        logits = np.concatenate(outputs)
-        if self.kind == "accuracy":
-            return float(np.mean(np.argmax(logits, -1) == self.arrays["labels"].reshape(-1)))
-        tokens = next(array for array in self.arrays.values() if array.shape == logits.shape[:2])
-        rest = logits - logits.max(-1, keepdims=True)
-        rest = rest - np.log(np.exp(rest).sum(-1, keepdims=True))
-        picked = np.take_along_axis(rest[:, :-1], tokens[:, 1:, None], -1)
-        return float(-picked.mean() / np.log(2))
-
-    def of(self, path):
-        now = self.outputs(path)
-        error = max(np.linalg.norm(new - old) / np.linalg.norm(old) for new, old in zip(now, self.before))
-        return {"outputs": float(error), "metric": self.metric(now), "original": self.metric(self.before),
-                "kind": self.kind}
-
-
 class Errors:
     """Relative errors of the products of a tied model against the original's."""
 
@@ -144,6 +98,7 @@ class Errors:
         return float((sums[0] / sums[1]) ** 0.5), float((sums[2] / sums[3]) ** 0.5)
 
 
+@functools.cache
 def break_even(base, loops, folder):
     """The `ranks` option that gives every role the highest rank that saves bytes."""
     report = compress(base, folder / "o.onnx", [f"tie-layers:loops={loops},rank=1000000,start=average,factors=svd"])

@@ -29,6 +29,12 @@ std::int64_t CorrectionCurve::break_even() const {
 
 std::int64_t CorrectionCurve::most() const { return std::max<std::int64_t>(0, std::min({break_even() - 1, in, out})); }
 
+std::int64_t untied_bytes(const std::vector<CorrectionCurve>& curves) {
+  std::int64_t bytes = 0;
+  for (const CorrectionCurve& curve : curves) bytes += curve.untied_bytes();
+  return bytes;
+}
+
 Result<std::vector<std::int64_t>> corrections_by_role(const std::vector<CorrectionCurve>& curves,
                                                       const std::vector<std::string>& roles, std::int64_t rank,
                                                       const std::vector<std::string>& rules) {
@@ -48,9 +54,8 @@ Result<std::vector<std::int64_t>> corrections_by_role(const std::vector<Correcti
 }
 
 std::vector<std::int64_t> uniform_corrections(const std::vector<CorrectionCurve>& curves, std::int64_t budget) {
-  std::int64_t untied = 0;
-  for (const CorrectionCurve& curve : curves) untied += curve.untied_bytes();
-  const double share = static_cast<double>(budget) / static_cast<double>(std::max<std::int64_t>(untied, 1));
+  const double share =
+      static_cast<double>(budget) / static_cast<double>(std::max<std::int64_t>(untied_bytes(curves), 1));
   std::vector<std::int64_t> ranks;
   for (const CorrectionCurve& curve : curves) {
     const double spare = share * static_cast<double>(curve.untied_bytes()) - static_cast<double>(curve.bytes(0));

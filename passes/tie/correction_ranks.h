@@ -25,6 +25,9 @@ struct CorrectionCurve {
   std::int64_t most() const;
 };
 
+// Of all of them.
+std::int64_t untied_bytes(const std::vector<CorrectionCurve>& curves);
+
 // `rank`, or what the last of the rules that match the role of a group says: "GLOB=RANK" (ffn.*=32); at most the full
 // rank. Errors: invalid_argument for a rule that is none.
 Result<std::vector<std::int64_t>> corrections_by_role(const std::vector<CorrectionCurve>& curves,

@@ -67,15 +67,22 @@ class TieLayers final : public Pass {
     OF_TRY(check(data));
     OF_TRY(learn(*student, context));
     OF_TRY(make_curves(student->graph()));
+    if (chosen_by_data(context) || (data && spread_by_error(student->graph()))) {
+      OF_ASSIGN(meter_, DamageMeter::create(context.model(), *context.calibration));
+    }
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
-    if (!data && untied_bytes() > options_.integer("at-once")) {
+    if (!data && untied_bytes(curves_) > options_.integer("at-once")) {
       OF_TRY(tie_when_written(*student, ranks, context));
     } else if (chosen_by_data(context) || options_.flag("pad")) {
       OF_TRY(tie_together(*student, ranks, context));
     } else {
       OF_TRY(tie_in_turn(*student, ranks, context));
     }
-    if (data) OF_TRY(measure(*student, context));
+    if (meter_) {
+      OF_ASSIGN(const Damage damage, meter_->measure(*student));
+      context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", meter_->kind_name(),
+                                   meter_->original().value, damage.value));
+    }
     context.model().adopt_graph(*student);
     return true;
   }
@@ -147,16 +154,10 @@ class TieLayers final : public Pass {
     return all;
   }
 
-  std::int64_t untied_bytes() const {
-    std::int64_t bytes = 0;
-    for (const TieGroup& group : groups_) bytes += sizes_of(group).untied_bytes();
-    return bytes;
-  }
-
   // Errors by rank, the most work, only where ranks are spread by them.
   Status make_curves(const Graph& graph) {
     for (const TieGroup& group : groups_) curves_.push_back(sizes_of(group));
-    if (!budget(graph) || options_.text("spread") == "uniform") return {};
+    if (!spread_by_error(graph)) return {};
     OF_ASSIGN(curves_,
               in_room<CorrectionCurve>([this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
     return {};
@@ -238,10 +239,14 @@ class TieLayers final : public Pass {
     return {};
   }
 
+  bool spread_by_error(const Graph& graph) const {
+    return budget(graph).has_value() && options_.text("spread") != "uniform";
+  }
+
   // Bytes that the groups may have; nullopt: ranks are given.
   std::optional<std::int64_t> budget(const Graph& graph) const {
-    std::int64_t untied = 0, all = 0;
-    for (const CorrectionCurve& curve : curves_) untied += curve.untied_bytes();
+    const std::int64_t untied = untied_bytes(curves_);
+    std::int64_t all = 0;
     for (const Value* value : graph.initializers()) all += value->initializer()->nbytes();
     const std::int64_t target = options_.integer("target-size");
     if (target > 0) return std::max<std::int64_t>(0, target - (all - untied));
@@ -282,14 +287,13 @@ class TieLayers final : public Pass {
   // Several ways to spread the bytes, the one that harms the model least on the data.
   Result<Ranks> measured_ranks(const Model& aligned, const Ranks& uniform, std::int64_t bytes,
                                PassContext& context) const {
-    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
     Ranks best = uniform;
     double least = HUGE_VAL;
     std::string chosen = "uniform", all;
     for (const double floor : {1.0, 0.75, 0.5}) {
       const Ranks ranks = floor == 1 ? uniform : corrections_by_error(curves_, bytes, floor);
       OF_ASSIGN(const auto fits, fit(ranks, 0));  // alternations change all of them alike
-      OF_ASSIGN(const double damage, damage_of(aligned, fits, meter));
+      OF_ASSIGN(const double damage, damage_of(aligned, fits));
       const std::string name = floor == 1 ? "uniform" : fmt::format("by error from {:g}", floor);
       all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage);
       if (damage >= least) continue;
@@ -297,8 +301,8 @@ class TieLayers final : public Pass {
       best = ranks;
       chosen = name;
     }
-    context.note(
-        "", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen, meter.kind_name(), meter.original().value, all));
+    context.note("", fmt::format("ranks {}: {} of {:.4f} becomes {}", chosen, meter_->kind_name(),
+                                 meter_->original().value, all));
     return best;
   }
 
@@ -316,14 +320,13 @@ class TieLayers final : public Pass {
   Result<std::vector<SharedFit>> fit_best(const Model& aligned, const Ranks& ranks, PassContext& context) {
     OF_ASSIGN(auto best, fit(ranks, how_.rounds));
     if (!chosen_by_data(context)) return best;
-    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
-    OF_ASSIGN(double least, damage_of(aligned, best, meter));
+    OF_ASSIGN(double least, damage_of(aligned, best));
     std::string all = fmt::format("least squares {:.4f}", least), chosen = "least squares";
     const TieOptions first = how_;
     for (const TieStart start : {TieStart::kLower, TieStart::kAverage}) {
       const TieOptions way = {start, TieFactors::kWhitened, first.rounds};
       OF_ASSIGN(auto fits, fit(ranks, way));
-      OF_ASSIGN(const double damage, damage_of(aligned, fits, meter));
+      OF_ASSIGN(const double damage, damage_of(aligned, fits));
       const std::string name = start == TieStart::kLower ? "first layers" : "average";
       all += fmt::format(", {} {:.4f}", name, damage);
       if (!(damage < least)) continue;
@@ -332,8 +335,8 @@ class TieLayers final : public Pass {
       chosen = name;
       how_ = way;
     }
-    context.note(
-        "", fmt::format("start {}: {} of {:.4f} becomes {}", chosen, meter.kind_name(), meter.original().value, all));
+    context.note("", fmt::format("start {}: {} of {:.4f} becomes {}", chosen, meter_->kind_name(),
+                                 meter_->original().value, all));
     return best;
   }
 
@@ -345,27 +348,18 @@ class TieLayers final : public Pass {
   Status refit(const Model& aligned, const Ranks& ranks, std::vector<SharedFit>& fits, PassContext& context) const {
     const auto sweeps = static_cast<int>(options_.integer("sweeps"));
     if (!chosen_by_data(context) || sweeps == 0) return {};
-    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
-    OF_ASSIGN(const TiedRefit done, refit_tied(aligned, groups_, how_, ranks, meter, sweeps, fits));
+    OF_ASSIGN(const TiedRefit done, refit_tied(aligned, groups_, how_, ranks, *meter_, sweeps, fits));
     context.note("",
                  fmt::format("{} groups solved anew on what the tied model feeds them, {} sweeps: {} {:.4f} -> {:.4f}",
-                             done.solved, done.sweeps, meter.kind_name(), done.before, done.after));
+                             done.solved, done.sweeps, meter_->kind_name(), done.before, done.after));
     return {};
   }
 
-  Result<double> damage_of(const Model& aligned, const std::vector<SharedFit>& fits, const DamageMeter& meter) const {
+  Result<double> damage_of(const Model& aligned, const std::vector<SharedFit>& fits) const {
     const std::unique_ptr<Model> tried = aligned.clone();
     for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(tried->graph(), groups_[i], fits[i]));
-    OF_ASSIGN(const Damage damage, meter.measure(*tried));
+    OF_ASSIGN(const Damage damage, meter_->measure(*tried));
     return damage.value;
-  }
-
-  static Status measure(const Model& tied, PassContext& context) {
-    OF_ASSIGN(const DamageMeter meter, DamageMeter::create(context.model(), *context.calibration));
-    OF_ASSIGN(const Damage damage, meter.measure(tied));
-    context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", meter.kind_name(),
-                                 meter.original().value, damage.value));
-    return {};
   }
 
   void report(std::size_t i, std::int64_t rank, const SharedFit& fit, PassContext& context) const {
@@ -395,6 +389,7 @@ class TieLayers final : public Pass {
   std::vector<TieGroup> groups_;
   InputStatistics statistics_;
   std::vector<CorrectionCurve> curves_;
+  std::optional<DamageMeter> meter_;  // where something is measured on the data
 };
 
 }  // namespace

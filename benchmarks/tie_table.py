@@ -27,7 +27,7 @@ from cells import Cells, Judge, batches, compress, session_of
 
 # start, factors, learns from the calibration data
 PLAIN = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "svd", True)]
-WHITENED = [(start, "whitened", True) for start in ("average", "lower", "stepwise", "weighted")]
+WHITENED = [(start, "whitened", True) for start, _, _ in PLAIN]
 STRICT = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "whitened", True)]
 
 
@@ -115,7 +115,8 @@ def wanted(args):
     for loops in args.loops:
         for rank in args.ranks:
             for way in STRICT if rank == "0" else PLAIN + WHITENED + better(loops):
-                yield (loops, rank, *way)
+                if not args.ways or f"{way[0]},{way[1]}" in args.ways:
+                    yield (loops, rank, *way)
     for loops in args.loops:
         for rank in args.refit_ranks:
             yield (loops, rank, "auto", "auto", True)
@@ -165,9 +166,9 @@ def metric(row, kind):
 def render(args, cells):
     everything = list(wanted(args))
     for loops in args.loops:
-        ways = list(dict.fromkeys((c[2], c[3], c[4]) for c in everything if c[0] == loops))
-        ranks = list(dict.fromkeys(c[1] for c in everything if c[0] == loops))
-        print(f"\n{loops} loops | " + " | ".join(f"rank {rank}" for rank in ranks))
+        ways = list(dict.fromkeys(cell[2:] for cell in everything if cell[0] == loops))
+        ranks = list(dict.fromkeys(cell[1] for cell in everything if cell[0] == loops))
+        print(f"\n| {loops} loops | " + " | ".join(f"rank {rank}" for rank in ranks) + " |\n|" + " --- |" * (len(ranks) + 1))
         files = {}
         for start, factors, learns in ways:
             line = []
@@ -177,12 +178,39 @@ def render(args, cells):
                     line.append("")
                     continue
                 files.setdefault(rank, set()).add(row["file"])
-                line.append(f"{metric(row, row['kind'])} ({row['weights']:.3f}, {row['layers']:.3f}, {row['outputs']:.3f})")
+                errors = ", ".join(f"{row[kind]:.3f}" for kind in ("weights", "layers", "outputs"))
+                line.append(f"{metric(row, row['kind'])} ({errors})")
             if any(line):
                 print(f"| {name_of(start, factors)}{', data' if learns else ''} | " + " | ".join(line) + " |")
-        sizes = [f"{min(files[r]) / 1e6:.2f}" + (f" to {max(files[r]) / 1e6:.2f}" if max(files[r]) - min(files[r]) > 5e3
-                 else "") if r in files else "" for r in ranks]
+        sizes = []
+        for rank in ranks:
+            low, high = (min(files[rank]), max(files[rank])) if rank in files else (0, 0)
+            sizes.append("" if high == 0 else f"{low / 1e6:.2f}" + (f" to {high / 1e6:.2f}" if high - low > 5e3 else ""))
         print("| file, MB | " + " | ".join(sizes) + " |")
+    print()
+    for text, wins, pairs in claims(args, cells):
+        print(f"{text}: {wins} of {pairs} cells.")
+
+
+def claims(args, cells):
+    """(claim, cells where it holds, cells)"""
+    def row(loops, rank, start, factors):
+        return cells.rows.get(key_of(args.model, (loops, rank, start, factors)), {})
+
+    def count(column, pairs):
+        both = [(row(*a).get(column), row(*b).get(column)) for a, b in pairs]
+        both = [(a, b) for a, b in both if a is not None and b is not None]
+        return sum(a <= b * (1 + 1e-6) for a, b in both), len(both)
+
+    places = [(loops, rank) for loops in args.loops for rank in args.ranks if rank != "0"]
+    better_pairs = [((*place, "average", "closed" if place[0] == 2 else "alternate"), (*place, "average", "svd"))
+                    for place in places]
+    white_pairs = [((*place, start, "whitened"), (*place, start, "svd")) for place in places for start, _, _ in WHITENED]
+    yield ("The better fit without data has no more error of the weights than average and SVD",
+           *count("weights", better_pairs))
+    yield ("Whitened has no more error of the layers' outputs on held-out data than SVD with the same start",
+           *count("layers", white_pairs))
+    yield ("And no more error of the outputs of the model", *count("outputs", white_pairs))
 
 
 def main():
@@ -194,6 +222,7 @@ def main():
     parser.add_argument("--loops", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--ranks", nargs="+", default=["0", "8", "16", "32", "break-even"])
     parser.add_argument("--refit-ranks", nargs="*", default=["0", "8", "16"])
+    parser.add_argument("--ways", nargs="*", help="only these, as START,FACTORS (average,svd)")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()

@@ -14,6 +14,8 @@ namespace onnxfold::onnx_proto {
 namespace {
 
 constexpr std::int64_t kLarge = 64 << 10;  // bytes from which a tensor is worth a gap
+// And from which one is that is yet to be made: those of one weight are made together when they are written in turn.
+constexpr std::int64_t kLargeDeferred = 1 << 10;
 
 // Tags of length-delimited fields (protobuf encoding: number << 3 | 2).
 constexpr char kModelGraph = 7 << 3 | 2;
@@ -61,7 +63,8 @@ Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* describe
           made.mutable_raw_data()->resize(static_cast<std::size_t>(tensor.nbytes()));
           return {};
         }
-        if (tensor.dtype() == DType::kString || tensor.nbytes() < kLarge) return export_inline(tensor, made);
+        const std::int64_t large = tensor.is_deferred() ? kLargeDeferred : kLarge;
+        if (tensor.dtype() == DType::kString || tensor.nbytes() < large) return export_inline(tensor, made);
         held[&made] = tensor;
         return {};
       },

@@ -23,57 +23,12 @@ NodeSpec spec_of(std::string op_type, std::vector<Value*> inputs, std::string ou
   return spec;
 }
 
-// Operators that pick items know neither parts of bytes nor the small floating types.
-bool can_be_picked(DType dtype) {
-  const auto eight = packed_bytes(dtype, 8);
-  return eight && *eight >= 8 && (is_float(dtype) ? *eight > 8 : true);
-}
-
 bool copies_with_turn(const Attribute& attribute) {
   return std::holds_alternative<std::unique_ptr<Graph>>(attribute.value) ||
          std::holds_alternative<std::vector<std::unique_ptr<Graph>>>(attribute.value);
 }
 
 }  // namespace
-
-std::string RolledRun::obstacle() const {
-  for (const std::vector<Value*>& slot : repeat_.varying) {
-    if (!can_be_picked(slot[0]->dtype())) {
-      return "constants of type " + std::string(name(slot[0]->dtype())) + " cannot be picked by the turn";
-    }
-  }
-  for (const Repeat::Outside& outside : repeat_.outside) {
-    for (std::size_t t = 0; t < outside.wanted.size(); ++t) {
-      const Value* value =
-          repeat_.blocks[t][static_cast<std::size_t>(outside.node)]->output(static_cast<std::size_t>(outside.output));
-      if (outside.wanted[t] && !value->type().is_tensor()) return "'" + value->name() + "' is no tensor";
-      const bool escapes = std::any_of(value->uses().begin(), value->uses().end(),
-                                       [&](const Use& use) { return use.node == nullptr && use.graph != &graph_; });
-      if (escapes) return "'" + value->name() + "' is handed out by a subgraph";
-    }
-  }
-  return collected_obstacle();
-}
-
-// What is collected must have one shape in all turns.
-std::string RolledRun::collected_obstacle() const {
-  for (const Repeat::Outside& outside : repeat_.outside) {
-    const auto k = static_cast<std::size_t>(outside.node), o = static_cast<std::size_t>(outside.output);
-    const Value* first = repeat_.blocks[0][k]->output(o);
-    for (const auto& block : repeat_.blocks) {
-      const auto &a = first->type().shape, &b = block[k]->output(o)->type().shape;
-      if (!a || !b) continue;
-      for (std::size_t i = 0; i < a->size(); ++i) {
-        const Dim &x = (*a)[i], &y = (*b)[i];
-        const bool unknown = (!x.known() && x.symbol.empty()) || (!y.known() && y.symbol.empty());
-        if (!unknown && !(x.known() && y.known()) && x.symbol != y.symbol) {
-          return "'" + first->name() + "' may have another shape in other blocks";
-        }
-      }
-    }
-  }
-  return {};
-}
 
 Node* RolledRun::write() {
   const std::vector<Node*> nodes = graph_.nodes();

@@ -40,6 +40,7 @@ class RolledRun {
   };
 
   std::string collected_obstacle() const;
+  std::int64_t bytes_stored_twice() const;
   Type merged_type(int node, int output) const;
   std::string merged_name(int node, int output) const;
   void make_slots();

@@ -308,6 +308,27 @@ TEST(RollLayers, HalfBytesAreNotPicked) {
   ASSERT_EQ(remarks.size(), 1U);
   EXPECT_THAT(remarks[0].reason, HasSubstr("uint4"));
 }
+// Layers 2 and 3 read the weights of 0 and 1, which are not equal to them: a stack would be a second copy.
+TEST(RollLayers, NothingIsStoredTwice) {
+  const auto blocks = [](int width) {
+    std::string weights, nodes, stream = "x";
+    for (int l = 0; l < 4; ++l) {
+      if (l < 2) weights += fmt::format("{0}float[{1},{1}] w{2} = {{}}", l > 0 ? ", " : "", width, l);
+      const std::string other = l < 2 ? "Tanh" : "Sigmoid";
+      nodes += fmt::format(
+          "h{0} = MatMul({1}, w{2}) a{0} = {3}(h{0}) b{0} = Neg(a{0}) c{0} = {3}(b{0}) d{0} = Abs(c{0}) s{0} = "
+          "Add({1}, d{0}) ",
+          l, stream, l % 2, other);
+      stream = fmt::format("s{}", l);
+    }
+    return model(fmt::format("float[N,{}] x", width), fmt::format("float[N,{}] y", width), weights,
+                 nodes + "y = Neg(" + stream + ")");
+  };
+  EXPECT_THAT(said_of(blocks(16)),
+              HasSubstr("2 equal blocks of 6 nodes: other nodes read 2048 bytes of the constants"));
+  expect_unchanged("roll-layers", blocks(16));
+  EXPECT_NE(loop_of(roll_and_back(blocks(4))->graph()), nullptr);  // fewer bytes than the nodes take
+}
 TEST(RollLayers, RandomNumbersStay) {
   std::string nodes, stream = "x";
   for (int l = 0; l < 3; ++l) {

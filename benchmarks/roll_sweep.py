@@ -5,8 +5,9 @@
 
 Needs an interpreter with numpy, onnx and onnxruntime, and build/release/cli/onnxfold. For every model that rolls: the
 reference executor gives the same bits for the original, the rolled and the unrolled form; ONNX Runtime loads all of
-them and agrees with itself (models with inputs past.*: in five steps of decoding, caches handed on); the file is no larger than the unrolled one; a second roll of the unrolled form has as many nodes as
-the first. Exits with 1 when one of these fails."""
+them and agrees with itself (models with inputs past.*: in five steps of decoding, caches handed on); the file is no
+larger than the unrolled one; a second roll of the unrolled form has no more nodes than the first. Exits with 1 when one
+of these fails."""
 
 import argparse
 import os
@@ -22,7 +23,8 @@ import onnxruntime
 ONNXFOLD = os.environ.get("ONNXFOLD", pathlib.Path(__file__).resolve().parent.parent / "build/release/cli/onnxfold")
 LIMIT = 2e-4  # of the largest output: kernels for constant and for computed weights add up in other orders
 HALF = 2e-2
-BATCH, LENGTHS, PAST, STEPS = 2, (6, 7, 400), 5, 5  # lengths: the first that the model runs with
+BATCH, PAST, STEPS = 2, 5, 5
+LENGTHS = ((6, 6), (7, 5), (400, 400))  # of the first input and of others: the first pair that the model runs with
 
 
 def onnxfold(*arguments):
@@ -36,7 +38,7 @@ def compress(source, target, single):
     return onnxfold("compress", source, "-o", target, "-v", "-f", "--no-check", "--inline", "--threads", "1", "--pass", single)
 
 
-def feeds_for(path, length=LENGTHS[0]):
+def feeds_for(path, lengths=LENGTHS[0]):
     """Small inputs by name: ids, masks, caches (past.N.part of length PAST), floats."""
     graph = onnx.load(path).graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -46,7 +48,7 @@ def feeds_for(path, length=LENGTHS[0]):
     feeds = {}
     for given in inputs:
         kind = given.type.tensor_type
-        free = [BATCH, length, length, length]
+        free = [BATCH] + 3 * [lengths[0 if given is inputs[0] or kind.elem_type == onnx.TensorProto.INT64 else 1]]
         if given.name.startswith("past"):
             free[2] = past
         elif "mask" in given.name:
@@ -119,14 +121,14 @@ def count(path):
 def same_function(original, others, folder):
     """What is wrong, one string each, and the largest difference in ONNX Runtime."""
     wrong, worst = [], 0.0
-    for length in LENGTHS:
-        feeds = feeds_for(original, length)
+    for lengths in LENGTHS:
+        feeds = feeds_for(original, lengths)
         np.savez(folder / "in.npz", **feeds)
         try:
             bits = in_executor(original, folder / "in.npz", folder)
             break
         except RuntimeError:
-            if length == LENGTHS[-1]:
+            if lengths == LENGTHS[-1]:
                 raise
     half = any(value.dtype == np.float16 for value in bits.values()) or ".half." in original.name
     try:
@@ -170,7 +172,7 @@ def check(model, form, folder):
     sizes = rolled.stat().st_size, plain.stat().st_size
     if sizes[0] > sizes[1]:
         wrong.append(f"the file grew from {sizes[1]} to {sizes[0]} bytes")
-    if count(again) != count(rolled):
+    if count(again) > count(rolled):
         wrong.append(f"rolled again: {count(again)} nodes instead of {count(rolled)}")
     return True, [*did, f"{count(plain)} to {count(rolled)} nodes, {sizes[1]} to {sizes[0]} bytes, off {worst:.1e}"], wrong
 

@@ -1,6 +1,6 @@
 """Load time and latency in ONNX Runtime of decoders with their layers rolled into one Scan or Loop, beside unrolled.
 
-    python benchmarks/roll_latency.py [--layers 12,24,48] [--width 256] [--lengths 1,64] [--runs 15] [MODEL.onnx...]
+    python benchmarks/roll_latency.py [--layers 12,24,48] [--width 256] [--lengths 1,64] [--runs 15] [--quick] [MODEL.onnx...]
 
 Needs an interpreter with scripts/requirements-bench.txt, and build/release/cli/onnxfold. Makes LLaMA-shaped decoders with
 random weights (make_decoder.py), each with weights of its own in every layer and with all layers tied, and takes models
@@ -121,7 +121,10 @@ def main():
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--lengths", type=numbers, default=[1, 64])
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="12 layers, 5 runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.layers, arguments.runs = [12], 5
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for layers in arguments.layers:

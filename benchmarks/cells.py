@@ -36,7 +36,7 @@ class Cells:
         return self.rows[key]
 
 
-def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_run=False):
+def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_run=False, samples=None):
     """Runs `onnxfold compress` without gates and controls; the report as a dictionary, or {"error": text}."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
@@ -46,6 +46,7 @@ def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_r
         for one in passes:
             command += ["--pass", one]
         command += ["--calibration", str(calibration)] if calibration else []
+        command += ["--calibration-samples", str(samples)] if calibration and samples else []
         command += ["--dry-run"] if dry_run else []
         command += ["--data", str(data), "--max-kl", "1e6"] if data else ["--no-check"]
         start = time.perf_counter()

@@ -7,7 +7,8 @@
 Sizes are those of the model with --blocks blocks dropped, of the same in 4 bits, and of the model in 4 bits. For each of them
 every family gets the largest setting whose file is not larger. Cells are written to CELLS.jsonl as they are done, and a second
 run goes on where the first stopped; --render prints Markdown. Everything that can learn from data does, but for the quantizer
-(rtn-search, blocks of 32). --no-refit leaves the slowest step of tying out (sweeps=0, and says so). Needs numpy and onnxruntime.
+(rtn-search, blocks of 32). --no-refit leaves the slowest step of tying out (sweeps=0, and says so); --quick does that, gives
+all ranks of tying and low rank the same share of the bytes, and learns from --calibration-samples. Needs numpy and onnxruntime.
 """
 
 import argparse
@@ -19,18 +20,18 @@ from cells import Cells, Judge, compress
 FOUR, THREE, TWO = (f"rtn-search:bits={bits},block=32" for bits in (4, 3, 2))
 
 
-def tied(ratio, sweeps):
-    return [f"tie-layers:loops=2,ratio={ratio:.4f},sweeps={sweeps}"]
+def tied(ratio, sweeps, spread):
+    return [f"tie-layers:loops=2,ratio={ratio:.4f},sweeps={sweeps},spread={spread}"]
 
 
-def low_rank(ratio):
-    return [f"low-rank:ratio={ratio:.4f}"]
+def low_rank(ratio, spread):
+    return [f"low-rank:ratio={ratio:.4f},spread={spread}"]
 
 
 def size_of(args, base, folder, passes):
     """Bytes without data: ranks are spread otherwise, but the budget is the same."""
     out = folder / "size.onnx"
-    passes = [one + ",spread=uniform" if one.startswith(("tie-layers", "low-rank")) else one for one in passes]
+    passes = [one.replace("spread=error", "spread=uniform") for one in passes]
     passes = [one + ",at-once=0" if one.startswith("tie-layers") else one for one in passes]
     report = compress(base, out, passes, dry_run=True)
     return report["target"]["bytes"] if "error" not in report else None
@@ -67,7 +68,8 @@ class Bench:
         if passes is None:
             return {"error": "cannot be made that small"}
         out = self.folder / "o.onnx"
-        report = compress(self.base, out, passes, calibration=self.args.calibration)
+        report = compress(self.base, out, passes, calibration=self.args.calibration,
+                          samples=self.args.calibration_samples)
         if "error" in report:
             return report
         return {"file": out.stat().st_size, "passes": " ".join(passes), "seconds": report["wall"], **self.judge.of(out)}
@@ -82,8 +84,9 @@ class Bench:
         self.cell(column, row, make)
 
     def run(self):
-        sweeps = 0 if self.args.no_refit else 1
-        how = " (not solved anew)" if self.args.no_refit else ""
+        sweeps = 0 if self.args.no_refit or self.args.quick else 1
+        spread = "uniform" if self.args.quick else "error"
+        how = " (not solved anew)" if sweeps == 0 else ""
         self.cell("as it is", "as it is", lambda: ["remove-dead-nodes"])
         for name, one in (("4 bits", FOUR), ("3 bits, stored in 4", THREE), ("2 bits", TWO)):
             self.cell("4 bits", name, lambda p=one: [p])
@@ -92,8 +95,8 @@ class Bench:
                 end = ", 4 bits" if after else ""
                 self.cell(column, "blocks dropped" + end, lambda c=count, a=after: [f"drop-blocks:count={c}", *a])
                 target = self.file(column, "blocks dropped" + end)
-                self.ratio_cell(column, "low rank" + end, target, lambda r, a=after: [*low_rank(r), *a])
-                self.ratio_cell(column, "tied" + end + how, target, lambda r, a=after: [*tied(r, sweeps), *a])
+                self.ratio_cell(column, "low rank" + end, target, lambda r, a=after: [*low_rank(r, spread), *a])
+                self.ratio_cell(column, "tied" + end + how, target, lambda r, a=after: [*tied(r, sweeps, spread), *a])
 
 
 def render(args, cells):
@@ -117,6 +120,8 @@ def main():
     parser.add_argument("--cells", required=True)
     parser.add_argument("--blocks", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--no-refit", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     cells = Cells(args.cells)

@@ -1,19 +1,25 @@
 """Output error of low-bit weights: onnxfold beside ONNX Runtime's quantizers, the same model, the same text.
 
-    python benchmarks/quantize_vs_peers.py MODEL.onnx DATA.npz [--calibration C.npz] [--only TEXT]
+    python benchmarks/quantize_vs_peers.py MODEL.onnx DATA.npz [--calibration C.npz] [--only TEXT] [--rows FILE] [--repeat]
 
 MODEL and DATA as export_minilm.py writes them (or any encoder with a mask named attention_mask); C other text, from the same
 script, for the rows that learn from data. Only MatMul weights are
 quantized, activations stay float32 (accuracy level 0), so that the weights make all of the error. Columns: bits per weight
 counted over codes, scales and zero points of the file; seconds of the whole process (ONNX Runtime: of process() alone);
-relative L2 error of the first output on unmasked positions, in percent; (1 - cosine) of mean-pooled embeddings x 10^4."""
+relative L2 error of the first output on unmasked positions, in percent; (1 - cosine) of mean-pooled embeddings x 10^4. What a row
+needs (the data, ONNX Runtime's quantizers and what they import, the program) is asked for before the first one runs. With --rows
+finished rows are kept in FILE (JSON, one a line) and not made again unless --repeat is given."""
 
 import argparse
 import contextlib
+import hashlib
+import importlib
+import json
 import logging
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -69,8 +75,6 @@ CALIBRATION = []
 
 
 def gptq(model, target, options):
-    if not CALIBRATION:
-        raise RuntimeError("needs --calibration")
     return fold(model, target, "gptq" + (":" if options else "") + options, CALIBRATION)
 
 
@@ -129,31 +133,84 @@ ROWS = [
 ]
 
 
+def lacking(arguments, rows):
+    """Why the rows cannot run, before any has."""
+    for path in (arguments.model, arguments.data, arguments.calibration):
+        if path and not path.is_file():
+            return f"there is no file {path}"
+    if not ONNXFOLD.is_file():
+        return f"there is no {ONNXFOLD}: build it first"
+    if any(make is gptq for make, _ in rows) and not arguments.calibration:
+        return "rows of gptq need --calibration (or leave them out with --only)"
+    modules = {"onnxruntime.quantization.matmul_nbits_quantizer"} if any(make is ort for make, _ in rows) else set()
+    if any("hqq" in options for make, options in rows if make is ort):
+        modules.add("torch")
+    for module in sorted(modules):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            return f"rows of ONNX Runtime need {module}: {error} (or leave them out with --only onnxfold)"
+    for path in filter(None, (arguments.data, arguments.calibration)):
+        missing = {i.name for i in onnxruntime.InferenceSession(str(arguments.model)).get_inputs()} - set(np.load(path).files)
+        if missing or "attention_mask" not in np.load(path).files:
+            return f"{path} lacks {', '.join(sorted(missing)) or 'attention_mask'}"
+    return None
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def label_of(make, options):
+    return {ort: "onnxruntime ", fold: "onnxfold    ", gptq: "onnxfold    gptq "}[make] + options
+
+
+def measured(make, options, model, feeds, mask, wanted):
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder) / "low.onnx"
+        try:
+            seconds = make(model, target, options)
+            relative, cosine = errors(outputs(target, feeds), wanted, mask)
+            return {"bits": stored_bits(target)[0], "seconds": seconds, "error": float(relative), "cosine": float(cosine)}
+        except Exception as error:  # a row that fails is a result
+            return {"failed": (str(error).strip().splitlines() or [type(error).__name__])[0][:90]}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--calibration", type=pathlib.Path, help="text for gptq, as DATA but other passages")
     parser.add_argument("--only", default="", help="rows whose text contains this")
+    parser.add_argument("--rows", type=pathlib.Path, help="where finished rows are kept")
+    parser.add_argument("--repeat", action="store_true")
     arguments = parser.parse_args()
+    rows = [(make, options) for make, options in ROWS if arguments.only in label_of(make, options)]
+    if why := lacking(arguments, rows):
+        sys.exit(why)
     if arguments.calibration:
         CALIBRATION.extend(["--calibration", str(arguments.calibration)])
+    inputs = [digest(path) for path in (arguments.model, arguments.data, arguments.calibration) if path]
+    kept = {}
+    if arguments.rows and arguments.rows.exists() and not arguments.repeat:
+        found = map(json.loads, arguments.rows.read_text(encoding="utf-8").splitlines())
+        kept = {row["label"]: row for row in found if row["inputs"] == inputs}
     feeds = dict(np.load(arguments.data))
     mask = feeds["attention_mask"].astype(np.float32)
     wanted = outputs(arguments.model, feeds)
     print(f"{'':56}{'bits':>7}{'seconds':>9}{'error %':>9}{'cos e-4':>9}")
-    with tempfile.TemporaryDirectory() as folder:
-        target = pathlib.Path(folder) / "low.onnx"
-        for make, options in ROWS:
-            label = {ort: "onnxruntime ", fold: "onnxfold    ", gptq: "onnxfold    gptq "}[make] + options
-            if arguments.only not in label:
-                continue
-            try:
-                seconds = make(arguments.model, target, options)
-                relative, cosine = errors(outputs(target, feeds), wanted, mask)
-                print(f"{label:56}{stored_bits(target)[0]:7.3f}{seconds:9.2f}{relative:9.2f}{cosine:9.1f}", flush=True)
-            except Exception as error:  # a row that fails is a result
-                print(f"{label:56} failed: {str(error).splitlines()[0][:90]}", flush=True)
+    for make, options in rows:
+        label = label_of(make, options)
+        row = kept.get(label)
+        if row is None:
+            row = {"label": label, "inputs": inputs, **measured(make, options, arguments.model, feeds, mask, wanted)}
+            if arguments.rows and "failed" not in row:
+                with arguments.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+        if "failed" in row:
+            print(f"{label:56} failed: {row['failed']}", flush=True)
+        else:
+            print(f"{label:56}{row['bits']:7.3f}{row['seconds']:9.2f}{row['error']:9.2f}{row['cosine']:9.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ namespace onnxfold {
 
 std::span<const PassInfo> reparam_passes();  // passes/reparam/table.cc
 
-Result<std::size_t> fold_norms(Model& model, PassContext& context) {
+Result<bool> fold_norms(Model& model, PassContext& context) {
   const auto passes = reparam_passes();
   const auto info =
       std::find_if(passes.begin(), passes.end(), [](const PassInfo& pass) { return pass.name == "fold-norm-affine"; });
@@ -14,10 +14,8 @@ Result<std::size_t> fold_norms(Model& model, PassContext& context) {
   OF_ASSIGN(const PassOptions options,
             PassOptions::parse(info->name, info->options, {{"chains", "true"}, {"max-extra-nodes", "16"}}));
   PassContext inner(model, std::string(info->name));
-  OF_TRY(info->make(options)->run(model.graph(), inner));
-  std::size_t folded = 0;
+  OF_ASSIGN(const bool folded, info->make(options)->run(model.graph(), inner));
   for (const Remark& remark : inner.remarks()) {
-    if (remark.kind == Remark::Kind::kApplied) ++folded;
     if (remark.kind == Remark::Kind::kSkipped) context.skipped(remark.node, remark.reason);
   }
   return folded;

@@ -7,7 +7,7 @@
 namespace onnxfold {
 
 // fold-norm-affine on the whole model, also on norms spelled as chains and where a reader gets a bias for it. Norms
-// that cannot be folded keep their constants and are named as skipped. Returns how many were folded.
-Result<std::size_t> fold_norms(Model& model, PassContext& context);
+// that cannot be folded keep their constants and are named as skipped. Value: was any folded.
+Result<bool> fold_norms(Model& model, PassContext& context);
 
 }  // namespace onnxfold

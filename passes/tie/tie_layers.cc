@@ -55,8 +55,8 @@ class TieLayers final : public Pass {
     if (&graph != &context.model().graph() || loops_ < 2) return false;
     const std::unique_ptr<Model> student = context.model().clone();
     if (options_.text("norms") == "fold") {
-      OF_ASSIGN(const std::size_t folded, fold_norms(*student, context));
-      context.note("", fmt::format("{} norms folded into the Linears behind them", folded));
+      OF_ASSIGN(const bool folded, fold_norms(*student, context));
+      context.note("", folded ? "gains and biases of norms folded into the Linears behind them" : "no norm to fold");
     }
     OF_TRY(align(*student, context));
     OF_TRY(find_groups(student->graph(), context));

@@ -200,7 +200,7 @@ class Walk {
                      bool ahead, ProductMoments& product) {
     FloatView ours, theirs;
     OF_TRY(find_joined(batch, target, count, ours, theirs));
-    const float alpha = target.node->is("Gemm") ? target.node->attr_float("alpha", 1) : 1.0F;
+    const float alpha = target.node->attr_float("alpha", 1);  // MatMul has none
     const float factor = alpha != 0 ? 1 / alpha : 0.0F;
     FloatRows joined;
     if (ours.rows() > 0) gather_differences(theirs, ours, judge_, factor, joined);
@@ -243,8 +243,8 @@ std::vector<ProductGroup> product_groups(const std::vector<WeightTarget>& target
   for (const WeightTarget& target : targets) {
     const Node& node = *target.node;
     if (target.use != WeightUse::kProduct || node.graph()->parent() != nullptr || target.input != 1) continue;
-    if (node.is("Gemm") && node.attr_int("transA", 0) != 0) continue;
-    if (!node.is("MatMul") && !node.is("Gemm")) continue;
+    if (node.attr_int("transA", 0) != 0) continue;
+    if (!node.is("MatMul") && !node.is("Gemm") && !node.is("FusedMatMul", "com.microsoft")) continue;
     if (constant(node.input(0)) != nullptr) continue;
     const auto found = by_input.find(node.input(0));
     if (found != by_input.end()) {

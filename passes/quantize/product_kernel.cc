@@ -105,7 +105,7 @@ std::int64_t rows_read(const Node& product, bool steps) {
   const auto& shape = input.type().shape;
   if (!shape) return 0;
   if (shape->empty()) return 1;
-  if (product.is("Gemm") && product.attr_int("transA", 0) != 0) return rows_of(*shape, 0, true);
+  if (product.attr_int("transA", 0) != 0) return rows_of(*shape, 0, true);
   if (shape->size() == 2 && !(*shape)[0].known()) {
     const Value* source = before_flattening(input);
     if (source != nullptr && source->type().shape) {
@@ -119,7 +119,7 @@ std::int64_t rows_read(const Node& product, bool steps) {
 std::int64_t summed(const Node& product) {
   const auto dims = product.input(1)->static_dims();
   if (!dims || dims->size() < 2) return std::numeric_limits<std::int64_t>::max();
-  const bool turned = product.is("Gemm") && product.attr_int("transB", 0) != 0;
+  const bool turned = product.attr_int("transB", 0) != 0;
   return (*dims)[dims->size() - (turned ? 1 : 2)];
 }
 
@@ -154,7 +154,8 @@ std::int64_t expected_rows(const Node& product) {
   std::int64_t most = 1;
   for (const Node* other : product.graph()->nodes()) {
     const bool weighted = other->is("MatMulNBits", "com.microsoft") ||
-                          ((other->is("MatMul") || other->is("Gemm")) && constant(other->input(1)) != nullptr);
+                          ((other->is("MatMul") || other->is("Gemm") || other->is("FusedMatMul", "com.microsoft")) &&
+                           constant(other->input(1)) != nullptr);
     if (weighted) most = std::max(most, rows_read(*other, steps));
   }
   return most;

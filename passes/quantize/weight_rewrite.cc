@@ -161,6 +161,11 @@ void WeightRewriter::emit_matmul(Graph& graph, const WeightTarget& target, const
   spec.attributes.emplace_back("accuracy_level",
                                accuracy_level_for(node, target.format.stored_bits(), options_.accuracy_level));
   Node* made = graph.insert(std::move(spec), &node);
+  if (const float alpha = node.attr_float("alpha", 1); alpha != 1 && node.is("FusedMatMul", "com.microsoft")) {
+    Value* factor = add_constant(graph, *from_doubles(target.type, {}, std::vector{static_cast<double>(alpha)}),
+                                 node.output()->name() + "_alpha");
+    made = graph.insert(in_place_of(node, "Mul", {made->output(), factor}, ""), &node);
+  }
   if (bias != nullptr && !inner_bias) {
     made = graph.insert(in_place_of(node, "Add", {made->output(), bias}, ""), &node);
   }

@@ -47,8 +47,22 @@ std::vector<std::size_t> weight_inputs(const Node& node) {
   if (node.is("MatMul") || node.is("Gemm") || (node.is("Einsum") && node.inputs().size() == 2)) return {1, 0};
   if (node.is("Conv") || node.is("ConvTranspose")) return {1};
   if (node.is("LSTM") || node.is("GRU") || node.is("RNN")) return {1, 2};
+  if (node.is("FusedMatMul", kMicrosoft)) return {1, 0};
+  if (node.is("FusedGemm", kMicrosoft) || node.is("Attention", kMicrosoft)) return {1};
+  if (node.is("FusedConv", kMicrosoft) || node.is("PackedAttention", kMicrosoft)) return {1};
+  if (node.is("EmbedLayerNormalization", kMicrosoft)) return {2, 3, 4};
+  if (node.is("MoE", kMicrosoft)) return {2, 4, 6};
   return {};
 }
+
+// Does each of weight_inputs() count?
+bool several_weights(const Node& node) {
+  return node.is("LSTM") || node.is("GRU") || node.is("RNN") || node.is("EmbedLayerNormalization", kMicrosoft) ||
+         node.is("MoE", kMicrosoft);
+}
+
+// A product that MatMulNBits can take the place of.
+bool multiplies(const Node& node) { return node.is("MatMul") || node.is("Gemm") || node.is("FusedMatMul", kMicrosoft); }
 
 // `dims` seen as blocks along `axis`.
 BlockShape along(const Dims& dims, std::int64_t axis) {
@@ -121,11 +135,16 @@ std::int64_t einsum_axis(const Node& node, std::size_t input, std::int64_t rank)
 std::int64_t summed_axis(const WeightTarget& target) {
   const Node& node = *target.node;
   const auto rank = static_cast<std::int64_t>(target.dims.size());
-  if (node.is("Conv")) return 1;
+  if (node.is("Conv") || node.is("FusedConv", kMicrosoft)) return 1;
   if (node.is("ConvTranspose")) return 0;
   if (node.is("Einsum")) return einsum_axis(node, target.input, rank);
-  if (node.is("Gemm")) return node.attr_int("transA", 0) != 0 ? 0 : 1;  // the left operand
-  return node.is("MatMul") && target.input == 1 ? std::max<std::int64_t>(rank - 2, 0) : rank - 1;
+  if (node.is("Gemm") && target.input == 0) return node.attr_int("transA", 0) != 0 ? 0 : 1;
+  if (node.is("FusedMatMul", kMicrosoft) && target.input == 0 && node.attr_int("transA", 0) != 0) {
+    return std::max<std::int64_t>(rank - 2, 0);
+  }
+  if (node.is("Attention", kMicrosoft) || node.is("PackedAttention", kMicrosoft)) return 0;
+  const bool right = target.input == 1 && (multiplies(node) || node.is("FusedGemm", kMicrosoft));
+  return right && node.attr_int("transB", 0) == 0 ? std::max<std::int64_t>(rank - 2, 0) : rank - 1;
 }
 
 void Finder::lay_out(WeightTarget& target, bool transposed) const {
@@ -134,7 +153,7 @@ void Finder::lay_out(WeightTarget& target, bool transposed) const {
   target.dims = transposed ? Dims{dims[1], dims[0]} : dims;
   const FormatRule* rule = rule_of(target);
   target.format = rule != nullptr && !rule->keep ? rule->apply(options_.format) : options_.format;
-  const bool product = (node.is("MatMul") || node.is("Gemm")) && target.input == 1;
+  const bool product = multiplies(node) && target.input == 1;
   if (dims.size() == 2 && (product || node.is("Gather"))) {
     target.use = node.is("Gather") ? WeightUse::kTable : WeightUse::kProduct;
     const bool by_rows = target.table() || (node.attr_int("transB", 0) != 0) != transposed;
@@ -150,8 +169,9 @@ void Finder::lay_out(WeightTarget& target, bool transposed) const {
   target.shape = along(dims, target.axis);
   // Without blocks DequantizeLinear has one scale for each index of one axis: the first, for what lies row by row.
   // Convolutions with few channels a group have their blocks that way as well.
-  const bool convolution = node.is("Conv") || node.is("ConvTranspose");
-  if (target.format.block != 0 && !(node.is("Conv") && dims.size() > 2 && dims[1] < target.format.block)) return;
+  const bool plain = node.is("Conv") || node.is("FusedConv", kMicrosoft);
+  const bool convolution = plain || node.is("ConvTranspose");
+  if (target.format.block != 0 && !(plain && dims.size() > 2 && dims[1] < target.format.block)) return;
   if (convolution || dims.size() == 2) {
     target.format.block = 0;
     target.axis = 0;
@@ -176,6 +196,7 @@ std::optional<WeightTarget> Finder::weight_at(Node& node, std::size_t input) con
 
 std::string Finder::product_refusal(const WeightTarget& target) const {
   const Node& node = *target.node;
+  if (node.attr_int("transBatchA", 0) != 0 || node.attr_int("transBatchB", 0) != 0) return "transposes batches";
   if (options_.standard) {
     const bool torn =
         target.use == WeightUse::kProduct && target.format.stored_bits() == 2 && target.shape.rows % 4 != 0;
@@ -186,8 +207,8 @@ std::string Finder::product_refusal(const WeightTarget& target) const {
   if (target.table() && target.shape.cols * target.format.stored_bits() % 8 != 0) {
     return "a row does not fill whole bytes";
   }
-  if (!node.is("Gemm")) return {};
   if (node.attr_int("transA", 0) != 0) return "transA is set (form=dequantizelinear takes it)";
+  if (!node.is("Gemm")) return {};  // alpha of FusedMatMul becomes a Mul
   if (node.attr_float("alpha", 1) != 1 || (node.input(2) != nullptr && node.attr_float("beta", 1) != 1)) {
     return "alpha or beta is not 1 (form=dequantizelinear takes it)";
   }
@@ -197,7 +218,7 @@ std::string Finder::product_refusal(const WeightTarget& target) const {
 std::string Finder::other_refusal(const WeightTarget& target) const {
   const Node& node = *target.node;
   const std::string what =
-      node.is("MatMul") || node.is("Gemm")
+      multiplies(node)
           ? (target.input == 0 ? "weight is the left operand" : fmt::format("weight has rank {}", target.dims.size()))
           : fmt::format("weights of {} have no fast low-bit form", node.op_type());
   if (options_.other_bits == 0) return what + "; others=8 stores it behind DequantizeLinear";
@@ -239,6 +260,23 @@ std::int64_t moved_weight_bytes(const Node& node, std::int64_t min_elements) {
     if (is_float(tensor->dtype()) && tensor->rank() >= 2 && tensor->size() >= min_elements) bytes += tensor->nbytes();
   }
   return bytes;
+}
+
+// Bytes of the largest matrix of numbers that a node reads as it is, where no pass of this family knows the operator as
+// one with weights: position tables that are added, caches of sines, masks.
+std::int64_t unknown_weight_bytes(const Node& node, std::int64_t min_elements) {
+  if (node.is("Identity") || node.is("Cast") || node.is("Transpose") || !node.subgraphs().empty()) return 0;
+  if (node.is("DequantizeLinear") || node.is("QuantizeLinear")) return 0;
+  std::int64_t most = 0;
+  for (const Value* input : node.inputs()) {
+    const Tensor* tensor = constant(input);
+    if (tensor == nullptr || tensor->rank() < 2 || tensor->size() < std::max<std::int64_t>(min_elements, 2)) continue;
+    if (!is_float(tensor->dtype())) return 0;  // codes: an operator of quantized numbers
+    const auto told = [](const Use& use) { return use.node != nullptr && !weight_inputs(*use.node).empty(); };
+    if (std::any_of(input->uses().begin(), input->uses().end(), told)) continue;  // with that reader
+    most = std::max(most, tensor->nbytes());
+  }
+  return most;
 }
 
 // What a node that was quantized before says about itself; empty: it was not.
@@ -349,12 +387,15 @@ std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOp
       context.skipped(node->label(), already);
       continue;
     }
+    const std::vector<std::size_t> inputs = weight_inputs(*node);
     if (const std::int64_t bytes = moved_weight_bytes(*node, options.min_elements); bytes > 0) {
       context.skipped(node->label(), "moves a weight before it is read; recipe clean does that once and for all",
                       bytes);
+    } else if (inputs.empty()) {
+      const std::int64_t unknown = unknown_weight_bytes(*node, options.min_elements);
+      if (unknown > 0) context.skipped(node->label(), fmt::format("{} has no low-bit form", node->op_type()), unknown);
     }
-    const bool recurrent = node->is("LSTM") || node->is("GRU") || node->is("RNN");
-    for (const std::size_t input : weight_inputs(*node)) {
+    for (const std::size_t input : inputs) {
       const auto target = finder.weight_at(*node, input);
       if (!target) continue;
       const std::string why = finder.refusal(*target);
@@ -363,7 +404,7 @@ std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOp
       } else {
         context.skipped(node->label(), why, constant(target->weight)->nbytes());
       }
-      if (!recurrent) break;
+      if (!several_weights(*node)) break;
     }
   }
   return targets;

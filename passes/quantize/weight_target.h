@@ -39,10 +39,10 @@ WeightOptions weight_options(const PassOptions& options);
 std::int64_t accuracy_level_option(const PassOptions& options);
 
 enum class WeightUse {
-  kProduct,  // right operand of MatMul or Gemm, rank 2
+  kProduct,  // right operand of MatMul, Gemm or FusedMatMul, rank 2
   kTable,    // of a Gather along rows, rank 2
-  kOther,    // left operands, weights of more axes, tables of such, Einsum, Conv, ConvTranspose, RNN, GRU, LSTM:
-             // DequantizeLinear in any form
+  kOther,    // left operands, weights of more axes, tables of such, Einsum, Conv, ConvTranspose, RNN, GRU, LSTM, and of
+           // com.microsoft FusedGemm, FusedConv, Attention, EmbedLayerNormalization, MoE: DequantizeLinear in any form
 };
 
 // One weight in the graph and how its node reads it: directly, or behind Identity, Cast between floating types, and

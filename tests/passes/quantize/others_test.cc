@@ -206,6 +206,53 @@ TEST(Others, StayInFloatWithAReasonUnlessAsked) {
   }
 }
 
+// What ONNX Runtime's optimizer leaves behind.
+TEST(Others, FusedMatMulIsAProduct) {
+  const std::string io = "(float[3, 64] x) => (float[3, 32] y)";
+  const OptionMap options = {{"bits", "8"}};
+  expect_quantized(text_of(io, "float[64, 32] w = {}", "y = com.microsoft.FusedMatMul(x, w)"), 0, 1, options);
+  expect_quantized(text_of(io, "float[32, 64] w = {}", "y = com.microsoft.FusedMatMul<transB = 1, alpha = 0.25>(x, w)"),
+                   0, 1, options);
+  expect_quantized(text_of(io, "float[32, 64] w = {}", "y = com.microsoft.FusedMatMul<transB = 1, alpha = 0.25>(x, w)"),
+                   1, 0, {{"bits", "8"}, {"form", "dequantizelinear"}});
+  const auto run = run_passes({{"rtn", {}, {}}},
+                              text_of("(float[64, 3] x) => (float[3, 32] y)", "float[64, 32] w = {}",
+                                      "y = com.microsoft.FusedMatMul<transA = 1>(x, w)"),
+                              nullptr);
+  EXPECT_FALSE(run.did());
+  EXPECT_TRUE(run.says("transA is set"));
+}
+
+TEST(Others, FusedOperatorsOfOnnxRuntime) {
+  expect_quantized(text_of("(float[3, 64] x) => (float[3, 32] y)", "float[64, 32] w = {}, float[32] b = {}",
+                           "y = com.microsoft.FusedGemm<activation = \"Relu\">(x, w, b)"),
+                   1, 0);
+  expect_quantized(text_of("(float[1, 16, 6, 6] x) => (float[1, 8, 4, 4] y)", "float[8, 16, 3, 3] w = {}",
+                           "y = com.microsoft.FusedConv<activation = \"Relu\", kernel_shape = [3, 3]>(x, w)"),
+                   1, 0);
+  expect_quantized(text_of("(int32[2, 5] i) => (float[2, 5, 32] y)",
+                           "float[64, 32] words = {}, float[64, 32] positions = {}, float[32] g = {}, float[32] b = {}",
+                           "y, m = com.microsoft.EmbedLayerNormalization(i, , words, positions, , g, b)"),
+                   2, 0);
+  const auto run =
+      run_passes({{"rtn", {}, {}}},
+                 text_of("(float[2, 5, 32] x) => (float[2, 5, 32] y)", "float[32, 96] w = {}, float[96] b = {}",
+                         "y = com.microsoft.Attention<num_heads = 2>(x, w, b)"),
+                 nullptr);
+  EXPECT_TRUE(run.says("weights of Attention have no fast low-bit form"));
+}
+
+TEST(Others, MatricesOfOtherOperatorsAreSaid) {
+  const std::string io = "(float[1, 64, 32] x) => (float[1, 64, 32] y)";
+  const auto run = run_passes({{"rtn", {}, {}}}, text_of(io, "float[1, 64, 32] p = {}", "y = Add(x, p)"), nullptr);
+  EXPECT_FALSE(run.did());
+  EXPECT_TRUE(run.says("Add has no low-bit form"));
+  for (const char* small : {"float[1, 1, 32] p = {}", "float[32] p = {}"}) {
+    EXPECT_FALSE(
+        run_passes({{"rtn", {}, {}}}, text_of(io, small, "y = Add(x, p)"), nullptr).says("has no low-bit form"));
+  }
+}
+
 TEST(Others, WhatIsQuantizedAlreadyIsLeftAloneAndSaid) {
   const std::string text = text_of("(int64[3] i) => (float[3, 64] y)", "float[40, 64] t = {}, float[64, 64] w = {}",
                                    "e = Gather(t, i) y = MatMul(e, w)");

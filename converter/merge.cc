@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 
 #include "analysis/compare/ensemble.h"
 #include "analysis/structure/correspondence.h"
 #include "converter/compress.h"
+#include "converter/finite.h"
 #include "converter/match_parents.h"
 #include "converter/model_files.h"
 #include "passes/merge/controls.h"
@@ -70,7 +72,9 @@ class Job {
       return fail(Code::kInvalidArgument,
                   fmt::format("{} weights for {} models: give one a model", options_.weights.size(), count));
     }
+    OF_TRY(check_numbers(options_.weights, "--weights"));
     for (const MergePattern& pattern : options_.patterns) {
+      OF_TRY(check_numbers(pattern.weights, "pattern '" + pattern.pattern + "'"));
       if (pattern.weights.empty() || pattern.weights.size() == count) continue;
       return fail(Code::kInvalidArgument, fmt::format("pattern '{}': {} weights for {} models", pattern.pattern,
                                                       pattern.weights.size(), count));
@@ -82,6 +86,11 @@ class Job {
       return fail(Code::kIo, fmt::format("cannot read data '{}': no such file or folder", path));
     }
     return check_target(options_.target, options_.save.overwrite || options_.dry_run);
+  }
+
+  static Status check_numbers(const std::vector<double>& weights, const std::string& place) {
+    const bool fine = std::all_of(weights.begin(), weights.end(), [](double x) { return std::isfinite(x); });
+    return fine ? Status() : fail(Code::kInvalidArgument, place + ": a weight is no finite number");
   }
 
   Status choose_method() {
@@ -116,6 +125,11 @@ class Job {
       OF_ASSIGN(LoadedModel loaded, load_with_facts(path));
       report_.merge->parents.push_back(loaded.facts);
       parents_.push_back(std::move(loaded.model));
+      // Weight by weight they are looked at when they are merged.
+      if (method_->whole == nullptr) continue;
+      if (const Status finite = check_finite_weights(parents_.back()->graph()); !finite) {
+        return fail(finite.error().in(path));
+      }
     }
     report_.source = report_.merge->parents.back();
     if (!options_.base.empty()) {
@@ -138,6 +152,7 @@ class Job {
     if (calibration.empty() || method_->whole == nullptr) return {};
     auto loaded = make_dataset(*parents_.back(), calibration, options_.seed, options_.calibration_samples);
     if (!loaded) return fail(loaded.error().in("--calibration"));
+    if (const Status finite = check_finite_inputs(*loaded); !finite) return fail(finite.error().in(calibration));
     calibration_ = std::move(*loaded);
     if (options_.calibration.empty()) {
       note("calibrated on the inputs of --data (no labels used); give --calibration to keep them apart");

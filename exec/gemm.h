@@ -16,6 +16,9 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const flo
           const float* b, std::int64_t ldb, bool trans_b, float beta, float* c, std::int64_t ldc);
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const double* a, std::int64_t lda, bool trans_a,
           const double* b, std::int64_t ldb, bool trans_b, double beta, double* c, std::int64_t ldc);
+// Sums of floats in double: the bits of the product above on converted factors, without a copy of them.
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const float* a, std::int64_t lda, bool trans_a,
+          const float* b, std::int64_t ldb, bool trans_b, double beta, double* c, std::int64_t ldc);
 
 // One product of a batch. The outputs of a batch must not overlap.
 template <typename T>

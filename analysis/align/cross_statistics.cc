@@ -56,7 +56,7 @@ void divide_by_largest(Matrix& cost) {
 
 }  // namespace
 
-void CrossStatistics::add(const Matrix& x, const Matrix& y) {
+void CrossStatistics::add(const RowView& x, const RowView& y) {
   add_gram(cross, x, y);
   first.add(x);
   second.add(y);

@@ -13,7 +13,7 @@ struct CrossStatistics {
   Moments first, second;
 
   // REQUIRES equal row counts.
-  void add(const Matrix& x, const Matrix& y);
+  void add(const RowView& x, const RowView& y);
   // (X - mean)'(Y - mean).
   Matrix centred() const;
   // The same, divided by both norms: its trace is 1 for equal features.

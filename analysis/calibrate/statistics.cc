@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "analysis/calibrate/derived_inputs.h"
+#include "analysis/calibrate/moment_sums.h"
 #include "exec/gemm.h"
+#include "exec/side_by_side.h"
 
 namespace onnxfold {
 namespace {
@@ -20,11 +22,6 @@ Result<std::unique_ptr<Executor>> tapping_executor(const Model& model, const std
   ExecutorOptions options;
   options.taps = values;
   return Executor::create(model, options);
-}
-
-bool masks(const RowMask& mask, const Array& array, int axis) {
-  return !mask.keep.empty() && axis == array.rank() - 1 && array.rank() >= 3 && mask.dims.size() == 2 &&
-         array.dim(0) == mask.dims[0] && array.dim(1) == mask.dims[1];
 }
 
 }  // namespace
@@ -44,30 +41,8 @@ RowMask row_mask(const Model& model, const Feeds& feeds) {
 }
 
 Result<Matrix> rows_of(const Datum& datum, const RowMask& mask, int channel_axis) {
-  if (!datum.is_array() || datum.array.rank() == 0) {
-    return fail(Code::kInvalidArgument, "statistics need an array of at least one axis");
-  }
-  const Array& array = datum.array;
-  const int axis = channel_axis < 0 ? channel_axis + array.rank() : channel_axis;
-  if (axis < 0 || axis >= array.rank()) return fail(Code::kInvalidArgument, "statistics: no such channel axis");
-  OF_ASSIGN(std::vector<double> numbers, to_doubles(array));
-  const std::int64_t channels = array.dim(axis);
-  std::int64_t inner = 1;
-  for (int i = axis + 1; i < array.rank(); ++i) inner *= array.dim(i);
-  const std::int64_t rows = channels == 0 ? 0 : array.size() / channels;
-  if (inner == 1 && !masks(mask, array, axis)) return Matrix(rows, channels, std::move(numbers));
-  const std::int64_t per_position = inner == 1 && rows > 0 ? rows / static_cast<std::int64_t>(mask.keep.size()) : 1;
-  Matrix result(0, channels);
-  result.data.reserve(numbers.size());
-  for (std::int64_t row = 0; row < rows; ++row) {
-    if (inner == 1 && mask.keep[static_cast<std::size_t>(row / per_position)] == 0) continue;
-    const std::int64_t start = row / inner * inner * channels + row % inner;
-    for (std::int64_t c = 0; c < channels; ++c) {
-      result.data.push_back(numbers[static_cast<std::size_t>(start + c * inner)]);
-    }
-    ++result.rows;
-  }
-  return result;
+  OF_ASSIGN(const RowView view, RowView::of(datum, mask, channel_axis));
+  return view.matrix();
 }
 
 Status for_each_batch(const Model& model, const Dataset& data, const std::vector<std::string>& values,
@@ -85,26 +60,21 @@ Status for_each_batch(const Model& first, const std::vector<std::string>& first_
   OF_ASSIGN(const auto one, tapping_executor(first, first_values));
   OF_ASSIGN(const auto two, tapping_executor(second, second_values));
   for (std::size_t batch = 0; batch < data.batches.size(); ++batch) {
-    OF_ASSIGN(const RunResult a, one->run(data.batches[batch]));
-    OF_ASSIGN(const RunResult b, two->run(data.batches[batch]));
+    RunResult a, b;
+    OF_TRY(side_by_side(2, [&](std::size_t which) -> Status {
+      OF_ASSIGN((which == 0 ? a : b), (which == 0 ? one : two)->run(data.batches[batch]));
+      return {};
+    }));
     OF_TRY(visit(batch, a.taps, b.taps, row_mask(first, data.batches[batch])));
   }
   return {};
 }
 
-void Moments::add(const Matrix& matrix) {
-  const auto channels = static_cast<std::size_t>(matrix.cols);
-  for (auto* vector : {&sum, &sum_abs, &max_abs, &sum_squares}) vector->resize(channels);
-  for (std::int64_t row = 0; row < matrix.rows; ++row) {
-    const double* x = matrix.data.data() + row * matrix.cols;
-    for (std::size_t c = 0; c < channels; ++c) {
-      sum[c] += x[c];
-      sum_abs[c] += std::abs(x[c]);
-      max_abs[c] = std::max(max_abs[c], std::abs(x[c]));
-      sum_squares[c] += x[c] * x[c];
-    }
-  }
-  rows += matrix.rows;
+void Moments::add(const RowView& view) {
+  for (auto* vector : {&sum, &sum_abs, &max_abs, &sum_squares}) vector->resize(static_cast<std::size_t>(view.cols()));
+  const MomentSums to{sum.data(), sum_abs.data(), max_abs.data(), sum_squares.data()};
+  view.visit([&](const auto* data) { add_moments(data, view.rows(), view.cols(), view.stride(), to); });
+  rows += view.rows();
 }
 
 std::vector<double> Moments::mean() const {
@@ -124,11 +94,19 @@ Matrix gram_with_ones(const ValueStatistics& statistics) {
   return wider;
 }
 
-void add_gram(Matrix& gram, const Matrix& x, const Matrix& y) {
-  if (gram.empty()) gram = Matrix(x.cols, y.cols);
-  gemm(x.cols, y.cols, x.rows, 1.0, x.data.data(), x.cols, true, y.data.data(), y.cols, false, 1.0, gram.data.data(),
-       y.cols);
+void add_gram(Matrix& gram, const RowView& x, const RowView& y) {
+  if (gram.empty()) gram = Matrix(x.cols(), y.cols());
+  const auto add = [&](const auto* first, std::int64_t first_stride, const auto* second, std::int64_t second_stride) {
+    gemm(x.cols(), y.cols(), x.rows(), 1.0, first, first_stride, true, second, second_stride, false, 1.0,
+         gram.data.data(), y.cols());
+  };
+  if (x.floats() != nullptr && y.floats() != nullptr) return add(x.floats(), x.stride(), y.floats(), y.stride());
+  if (x.doubles() != nullptr && y.doubles() != nullptr) return add(x.doubles(), x.stride(), y.doubles(), y.stride());
+  const Matrix first = x.matrix(), second = y.matrix();
+  add(first.data.data(), first.cols, second.data.data(), second.cols);
 }
+
+void add_gram(Matrix& gram, const Matrix& x, const Matrix& y) { add_gram(gram, RowView::of(x), RowView::of(y)); }
 
 Result<std::map<std::string, ValueStatistics>> collect_statistics(const Model& model, const Dataset& data,
                                                                   const std::vector<std::string>& values,
@@ -136,7 +114,7 @@ Result<std::map<std::string, ValueStatistics>> collect_statistics(const Model& m
   std::map<std::string, ValueStatistics> statistics;
   OF_TRY(for_each_batch(model, data, values, [&](std::size_t, const Taps& taps, const RowMask& mask) -> Status {
     for (const std::string& name : values) {
-      OF_ASSIGN(const Matrix rows, rows_of(taps.at(name), mask));
+      OF_ASSIGN(const RowView rows, RowView::of(taps.at(name), mask));
       ValueStatistics& entry = statistics[name];
       entry.moments.add(rows);
       if (with_gram) add_gram(entry.gram, rows, rows);

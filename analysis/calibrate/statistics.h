@@ -12,6 +12,7 @@
 
 #include "analysis/algebra/matrix.h"
 #include "analysis/calibrate/dataset.h"
+#include "analysis/calibrate/row_view.h"
 
 namespace onnxfold {
 
@@ -28,7 +29,7 @@ RowMask row_mask(const Model& model, const Feeds& feeds);
 
 // Rows [rows, channels] of a float array, masked where the mask's dims are the array's first two and the channels are
 // last. `channel_axis` counts from the front, or from the back when negative. Errors: invalid_argument (not an array of
-// numbers, rank 0).
+// numbers, rank 0). RowView::of has them without a copy.
 Result<Matrix> rows_of(const Datum& datum, const RowMask& mask, int channel_axis = -1);
 
 // Runs the model on every batch in float32 and hands over the values of these names (graph inputs, outputs and
@@ -47,10 +48,12 @@ struct Moments {
   std::int64_t rows = 0;
   std::vector<double> sum, sum_abs, max_abs, sum_squares;
 
-  void add(const Matrix& rows);
+  void add(const RowView& view);
+  void add(const Matrix& matrix) { add(RowView::of(matrix)); }
   std::vector<double> mean() const;
 };
-// gram += X'X or X'Y. REQUIRES equal row counts; an empty gram is made.
+// gram += X'X or X'Y in double. REQUIRES equal row counts; an empty gram is made.
+void add_gram(Matrix& gram, const RowView& x, const RowView& y);
 void add_gram(Matrix& gram, const Matrix& x, const Matrix& y);
 
 struct ValueStatistics {

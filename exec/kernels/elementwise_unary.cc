@@ -61,7 +61,6 @@ ONNXFOLD_FLOAT_KERNEL(atanh, std::atanh(x))
 ONNXFOLD_FLOAT_KERNEL(ceil, std::ceil(x))
 ONNXFOLD_FLOAT_KERNEL(cos, std::cos(x))
 ONNXFOLD_FLOAT_KERNEL(cosh, std::cosh(x))
-ONNXFOLD_FLOAT_KERNEL(erf, std::erf(x))
 ONNXFOLD_FLOAT_KERNEL(floor, std::floor(x))
 ONNXFOLD_FLOAT_KERNEL(hard_swish, x* std::clamp(x / T(6) + T(0.5), T(0), T(1)))
 ONNXFOLD_FLOAT_KERNEL(log, std::log(x))
@@ -98,6 +97,10 @@ Status sigmoid(KernelContext& ctx) {
   return map_vectors(ctx, sigmoid_floats, []<typename T>(T x) {
     return x >= T(0) ? T(1) / (T(1) + std::exp(-x)) : std::exp(x) / (T(1) + std::exp(x));
   });
+}
+
+Status erf(KernelContext& ctx) {
+  return map_vectors(ctx, erf_floats, [](auto x) { return std::erf(x); });
 }
 
 Status abs(KernelContext& ctx) {
@@ -188,7 +191,8 @@ Status gelu(KernelContext& ctx) {
       return T(0.5) * x * (T(1) + std::tanh(inner));
     });
   }
-  return map_floats(ctx, []<typename T>(T x) { return T(0.5) * x * (T(1) + std::erf(x / std::numbers::sqrt2_v<T>)); });
+  return map_vectors(ctx, gelu_floats,
+                     []<typename T>(T x) { return T(0.5) * x * (T(1) + std::erf(x / std::numbers::sqrt2_v<T>)); });
 }
 
 Status shrink(KernelContext& ctx) {

@@ -14,6 +14,7 @@
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
+#include "exec/side_by_side.h"
 
 namespace onnxfold {
 namespace {
@@ -228,15 +229,16 @@ class Aligner {
     for (const Tap& each : taps) {
       first.insert(each.first);
       second.insert(each.second);
+      statistics[each.first] = {};
     }
     OF_TRY(for_each_batch(model_, {first.begin(), first.end()}, anchor_, {second.begin(), second.end()}, *options_.data,
                           [&](std::size_t, const Taps& a, const Taps& b, const RowMask& mask) -> Status {
-                            for (const Tap& each : taps) {
-                              OF_ASSIGN(const Matrix x, rows_of(a.at(each.first), mask, each.axis));
-                              OF_ASSIGN(const Matrix y, rows_of(b.at(each.second), mask, each.axis));
-                              statistics[each.first].add(x, y);
-                            }
-                            return {};
+                            return side_by_side(taps.size(), [&](std::size_t i) -> Status {
+                              OF_ASSIGN(const RowView x, RowView::of(a.at(taps[i].first), mask, taps[i].axis));
+                              OF_ASSIGN(const RowView y, RowView::of(b.at(taps[i].second), mask, taps[i].axis));
+                              statistics.at(taps[i].first).add(x, y);
+                              return {};
+                            });
                           }));
     return statistics;
   }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 
 #include "analysis/align/transport.h"
 #include "analysis/calibrate/dataset.h"
+#include "exec/side_by_side.h"
 
 namespace onnxfold {
 namespace {
@@ -154,78 +154,30 @@ Result<std::vector<SitePlan>> solve_sites(const std::vector<const TransportSite*
 
 namespace {
 
-Matrix chosen(const Matrix& rows, const std::vector<std::int64_t>& columns) {
-  if (columns.empty()) return rows;
-  Matrix result(rows.rows, static_cast<std::int64_t>(columns.size()));
-  for (std::int64_t i = 0; i < rows.rows; ++i) {
-    for (std::int64_t j = 0; j < result.cols; ++j) result.at(i, j) = rows.at(i, columns[static_cast<std::size_t>(j)]);
-  }
-  return result;
+// Rows of a part in one model. Of `position`: only that one on axis 1, where the data has no padding.
+Result<RowView> part_rows(const Taps& taps, const RowMask& mask, const Value& value, const SitePart& part) {
+  const Datum& datum = taps.at(value.name());
+  OF_ASSIGN(RowView rows, RowView::of(datum, mask, part.axis));
+  const bool one = part.position && mask.keep.empty() && datum.array.rank() == 3;
+  return one ? rows.every(datum.array.dim(1), *part.position) : rows;
 }
 
-void append_columns(Matrix& whole, const Matrix& part) {
-  if (whole.empty()) {
-    whole = part;
-    return;
-  }
-  Matrix result(whole.rows, whole.cols + part.cols);
-  for (std::int64_t i = 0; i < whole.rows; ++i) {
-    std::copy_n(whole.data.begin() + i * whole.cols, whole.cols, result.data.begin() + i * result.cols);
-    std::copy_n(part.data.begin() + i * part.cols, part.cols, result.data.begin() + i * result.cols + whole.cols);
-  }
-  whole = std::move(result);
-}
-
-// Rows of tapped values of one batch, each made once.
-class BatchRows {
- public:
-  BatchRows(const Taps& taps, const RowMask& mask) : taps_(taps), mask_(mask) {}
-  // `position`: only that one on axis 1, where the data has no padding.
-  Result<const Matrix*> of(const Value& value, int axis, std::optional<std::int64_t> position = {}) {
-    const Datum& datum = taps_.at(value.name());
-    const bool one = position && mask_.keep.empty() && datum.is_array() && datum.array.rank() == 3;
-    const std::tuple key(&value, axis, one ? *position : -1);
-    const auto known = rows_.find(key);
-    if (known != rows_.end()) return &known->second;
-    OF_ASSIGN(Matrix rows, rows_of(datum, mask_, axis));
-    if (one) rows = every(rows, datum.array.dim(1), *position);
-    return &rows_.emplace(key, std::move(rows)).first->second;
-  }
-
- private:
-  static Matrix every(const Matrix& rows, std::int64_t step, std::int64_t first) {
-    Matrix result(0, rows.cols);
-    for (std::int64_t i = first; i < rows.rows; i += step, ++result.rows) {
-      const auto row = rows.data.begin() + i * rows.cols;
-      result.data.insert(result.data.end(), row, row + rows.cols);
-    }
-    return result;
-  }
-
-  const Taps& taps_;
-  const RowMask& mask_;
-  std::map<std::tuple<const Value*, int, std::int64_t>, Matrix> rows_;
-};
-
-Status add_batch(const TransportSite& site, BatchRows& first, BatchRows& second, CrossStatistics& statistics) {
-  Matrix all_x, all_y;
+Status add_batch(const TransportSite& site, const Taps& first, const Taps& second, const RowMask& mask,
+                 CrossStatistics& statistics) {
+  RowView all_x, all_y;
   for (const SitePart& part : site.parts) {
-    OF_ASSIGN(const Matrix* const whole_x, first.of(*part.first, part.axis, part.position));
-    OF_ASSIGN(const Matrix* const whole_y, second.of(*part.second, part.axis, part.position));
-    if (whole_x->rows != whole_y->rows) {
+    OF_ASSIGN(const RowView whole_x, part_rows(first, mask, *part.first, part));
+    OF_ASSIGN(const RowView whole_y, part_rows(second, mask, *part.second, part));
+    if (whole_x.rows() != whole_y.rows()) {
       return fail(Code::kInvalidArgument, "'" + site.name + "' has different numbers of positions in the models");
     }
-    if (part.first_columns.empty() && !site.joint) {
-      statistics.add(*whole_x, *whole_y);
+    const RowView x = whole_x.columns(part.first_columns), y = whole_y.columns(part.second_columns);
+    if (!site.joint) {
+      statistics.add(x, y);
       continue;
     }
-    const Matrix x = chosen(*whole_x, part.first_columns), y = chosen(*whole_y, part.second_columns);
-    if (site.joint) {
-      append_columns(all_x, x);
-      append_columns(all_y, y);
-    } else {
-      statistics.add(x, y);
-    }
+    all_x = all_x.cols() == 0 ? x : RowView::beside(all_x, x);
+    all_y = all_y.cols() == 0 ? y : RowView::beside(all_y, y);
   }
   if (site.joint) statistics.add(all_x, all_y);
   return {};
@@ -253,13 +205,12 @@ Result<ActivationFeatures> activation_features(const Model& model, const Model& 
   std::vector<CrossStatistics> statistics(sites.size());
   std::map<const Value*, Moments> moments;
   const auto visit = [&](std::size_t, const Taps& a, const Taps& b, const RowMask& mask) -> Status {
-    BatchRows first_rows(a, mask), second_rows(b, mask);
-    for (std::size_t i = 0; i < sites.size() && options.activations; ++i) {
-      OF_TRY(add_batch(sites[i], first_rows, second_rows, statistics[i]));
+    if (options.activations) {
+      OF_TRY(side_by_side(sites.size(), [&](std::size_t i) { return add_batch(sites[i], a, b, mask, statistics[i]); }));
     }
     for (const auto& entry : joins) {
-      OF_ASSIGN(const Matrix* const rows, second_rows.of(*entry.first, entry.second));
-      moments[entry.first].add(*rows);
+      OF_ASSIGN(const RowView rows, RowView::of(b.at(entry.first->name()), mask, entry.second));
+      moments[entry.first].add(rows);
     }
     return {};
   };

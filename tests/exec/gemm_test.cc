@@ -52,6 +52,21 @@ TEST(Gemm, AllTranspositions) {
   }
 }
 
+TEST(Gemm, FloatsInDoubleAreConvertedDoubles) {
+  for (const auto& [m, n, k] : {std::tuple{7, 5, 9}, {30, 50, 300}, {200, 800, 40}}) {
+    for (int flags = 0; flags < 4; ++flags) {
+      const bool trans_a = flags % 2 != 0, trans_b = flags / 2 != 0;
+      const std::vector<float> a = random_values<float>(m * k, 6), b = random_values<float>(k * n, 7);
+      const std::vector<double> wide_a(a.begin(), a.end()), wide_b(b.begin(), b.end());
+      std::vector<double> c(static_cast<std::size_t>(m * n), 0.5), expected = c;
+      const std::int64_t lda = trans_a ? m : k, ldb = trans_b ? k : n;
+      gemm(m, n, k, 1.5, a.data(), lda, trans_a, b.data(), ldb, trans_b, 1.0, c.data(), n);
+      gemm(m, n, k, 1.5, wide_a.data(), lda, trans_a, wide_b.data(), ldb, trans_b, 1.0, expected.data(), n);
+      EXPECT_EQ(c, expected) << m << "x" << n << "x" << k;
+    }
+  }
+}
+
 TEST(Gemm, EmptySumScalesOrClears) {
   std::vector<float> c{1, NAN};
   gemm(1, 1, 0, 1.0F, nullptr, 1, false, nullptr, 1, false, 3.0F, c.data(), 1);

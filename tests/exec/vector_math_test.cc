@@ -60,6 +60,49 @@ TEST(VectorMath, Sigmoid) {
   }
 }
 
+// Distance in steps between neighbouring floats, from the exact value.
+double units(float y, double exact) {
+  const auto near = static_cast<float>(exact);
+  const double step = static_cast<double>(std::nextafter(std::abs(near), kInfinity) - std::abs(near));
+  return std::abs(static_cast<double>(y) - exact) / step;
+}
+
+TEST(VectorMath, ErfIsThatOfTheLibraryToTwoUnits) {
+  std::vector<float> x = {1e-30F, 1e-6F, 0.921875F, std::nextafter(0.921875F, 0.0F), 4, 3.9F, 100};
+  for (float at = 1e-3F; at < 5; at *= 1.0007F) x.push_back(at);
+  for (std::size_t i = x.size(); i-- > 0;) x.push_back(-x[i]);
+  std::vector<float> y(x.size());
+  erf_floats(x.data(), y.data(), static_cast<std::int64_t>(x.size()));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    ASSERT_LT(units(y[i], std::erf(static_cast<double>(x[i]))), 2) << x[i];
+    ASSERT_EQ(y[i], -y[x.size() - 1 - i]) << x[i];
+  }
+}
+
+TEST(VectorMath, ErfOfWhatIsNoOrdinaryNumber) {
+  std::vector<float> y = {kInfinity, -kInfinity, NAN, 0.0F, -0.0F, 1e30F, 1e-42F};
+  erf_floats(y.data(), y.data(), 7);
+  EXPECT_EQ(y[0], 1);
+  EXPECT_EQ(y[1], -1);
+  EXPECT_TRUE(std::isnan(y[2]));
+  EXPECT_TRUE(y[3] == 0 && !std::signbit(y[3]) && std::signbit(y[4]));
+  EXPECT_EQ(y[5], 1);
+  EXPECT_GT(y[6], 0);
+}
+
+TEST(VectorMath, GeluIsItsFormula) {
+  std::vector<float> x = {0, NAN, 20, -20};
+  for (float at = -6; at < 6; at += 0.0137F) x.push_back(at);
+  std::vector<float> y(x.size());
+  gelu_floats(x.data(), y.data(), static_cast<std::int64_t>(x.size()));
+  EXPECT_TRUE(std::isnan(y[1]));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto exact = static_cast<double>(x[i]) / 2 * (1 + std::erf(static_cast<double>(x[i]) / std::sqrt(2.0)));
+    if (i == 1) continue;
+    ASSERT_NEAR(y[i], exact, 3e-7 * (1 + std::abs(exact))) << x[i];
+  }
+}
+
 TEST(VectorMath, SoftmaxOfAnyLength) {
   for (std::int64_t count = 1; count < 70; ++count) {
     std::vector<float> x, y(static_cast<std::size_t>(count));

@@ -1,6 +1,6 @@
 """Writes a LLaMA-shaped decoder with seeded random weights in external data, without ever holding more than one of them.
 
-    python benchmarks/make_decoder.py OUT.onnx [--layers 16] [--width 2048] [--ffn 5632] [--vocab 32000] [--sparse]
+    python benchmarks/make_decoder.py OUT.onnx [--layers 16] [--width 2048] [--ffn 5632] [--vocab 32000] [--sparse] [--seed 0]
 
 The defaults give about 3.8 GB of float32. With --sparse the data file is one hole (all weights are 0): a large file that takes
 no room, to measure memory with."""
@@ -46,8 +46,8 @@ class Writer:
         return name
 
 
-def build(path, layers, width, ffn, vocab, sparse=False, heads=16):
-    writer = Writer(path, sparse)
+def build(path, layers, width, ffn, vocab, sparse=False, seed=0, heads=16):
+    writer = Writer(path, sparse, seed)
     nodes = []
     head = width // heads
 
@@ -103,8 +103,10 @@ def main():
     parser.add_argument("--ffn", type=int, default=5632)
     parser.add_argument("--vocab", type=int, default=32000)
     parser.add_argument("--sparse", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights: models to merge differ in it")
     arguments = parser.parse_args()
-    build(arguments.out, arguments.layers, arguments.width, arguments.ffn, arguments.vocab, arguments.sparse)
+    build(arguments.out, arguments.layers, arguments.width, arguments.ffn, arguments.vocab, arguments.sparse,
+          arguments.seed)
     total = os.path.getsize(arguments.out) + os.path.getsize(str(arguments.out) + ".data")
     print(f"{arguments.out}: {total / 1e9:.2f} GB")
 

@@ -47,8 +47,20 @@ std::string check_tables(const Proof& proof) {
   return text;
 }
 
+std::string layer_table(const std::vector<MergeLayerRow>& layers) {
+  if (layers.empty()) return "";
+  std::string text =
+      "\n| layer | neurons | similarity before | after | transport cost | sharpness |\n"
+      "| --- | --- | --- | --- | --- | --- |\n";
+  for (const MergeLayerRow& layer : layers) {
+    text += fmt::format("| {} | {} | {:.3f} | {:.3f} | {:.4g} | {:.3f} |\n", cell(layer.name), layer.kind, layer.before,
+                        layer.after, layer.cost, layer.sharpness);
+  }
+  return text;
+}
+
 std::string merge_table(const MergeFacts& merge) {
-  std::string text = fmt::format("\nMethod {}.\n", merge.method);
+  std::string text = fmt::format("\nMethod {}.\n", merge.method) + layer_table(merge.layers);
   if (merge.rows.empty()) return text;
   text += fmt::format("\n| model | {} | KL to the ensemble |\n| --- | --- | --- |\n",
                       merge.task.empty() ? "task" : merge.task);

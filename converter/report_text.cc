@@ -146,19 +146,34 @@ void equal_bytes_rows(std::string& text, const EqualBytes& table) {
   }
 }
 
+std::string similarity_text(const MergeLayerRow& layer) {
+  const std::string text = fmt::format("similarity {:.3f} -> {:.3f}", layer.before, layer.after);
+  if (layer.cost <= 0) return text;
+  return text + fmt::format(", transport cost {:.4g}, sharpness {:.3f}", layer.cost, layer.sharpness);
+}
+
+// Every group of neurons, or the mean of all.
+void layer_rows(std::string& text, const std::vector<MergeLayerRow>& layers, bool verbose) {
+  if (layers.empty()) return;
+  MergeLayerRow mean{"", "", 0, 0, 0, 0};
+  for (const MergeLayerRow& layer : layers) {
+    if (verbose) row(text, "layer", fmt::format("{} ({}): {}", layer.name, layer.kind, similarity_text(layer)));
+    const double share = 1 / static_cast<double>(layers.size());
+    mean.before += share * layer.before;
+    mean.after += share * layer.after;
+    mean.cost += share * layer.cost;
+    mean.sharpness += share * layer.sharpness;
+  }
+  row(text, "layers",
+      fmt::format("{} in the mean: {}{}", layers.size(), similarity_text(mean),
+                  verbose ? "" : " (-v or --report: each)"));
+}
+
 void merge_rows(std::string& text, const Report& report, bool verbose) {
   const MergeFacts& merge = *report.merge;
   row(text, "method", merge.method);
   for (const std::string& note : merge.notes) row(text, "note", note);
-  if (verbose) {
-    for (const MergeLayerRow& layer : merge.layers) {
-      row(text, "layer",
-          fmt::format("{} ({}): similarity {:.3f} -> {:.3f}{}", layer.name, layer.kind, layer.before, layer.after,
-                      layer.cost > 0
-                          ? fmt::format(", transport cost {:.4g}, sharpness {:.3f}", layer.cost, layer.sharpness)
-                          : ""));
-    }
-  }
+  layer_rows(text, merge.layers, verbose);
   if (!merge.rows.empty()) {
     row(text, "scored on", merge.scored_on);
     row(text, "", fmt::format("{:<36}{:>10}{:>12}", "model", merge.task.empty() ? "" : merge.task, "KL"));

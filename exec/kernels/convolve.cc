@@ -137,7 +137,9 @@ void by_patches(const Convolution& conv, const T* x, const T* weight, const T* b
 template <typename T>
 void run(const Convolution& conv, const T* x, const T* weight, const T* bias, T* y) {
   if (conv.batch == 0 || conv.filters == 0 || element_count(conv.window.out) == 0) return;
-  if (conv.groups == conv.channels) return depthwise(conv, x, weight, bias, y);
+  constexpr std::int64_t kManyFilters = 8;  // of one channel: a product is faster than row by row
+  if (conv.groups == conv.channels && conv.filters < kManyFilters * conv.groups)
+    return depthwise(conv, x, weight, bias, y);
   if (is_pointwise(conv.window)) return pointwise(conv, x, weight, bias, y);
   by_patches(conv, x, weight, bias, y);
 }

@@ -44,12 +44,19 @@ void apply(const Operands& in, Array& out, Op op) {
   map_binary(in.a.data<A>(), in.a.dims(), in.b.data<B>(), in.b.dims(), out.mutable_data<O>(), in.dims, op);
 }
 
+// Without a share in the memory, which the context holds: a result may then be written over an input.
+Array borrowed(const Array& array) {
+  return Array::view(array.dtype(), array.dims(), array.storage(), nullptr, array.raw());
+}
+
 // Both of one type, result of the same type.
 template <typename Op>
 Status numbers(KernelContext& ctx, Op op) {
-  OF_ASSIGN(const Operands in, operands(ctx));
+  OF_ASSIGN(Operands in, operands(ctx));
+  in.a = borrowed(in.a);
+  in.b = borrowed(in.b);
   if (in.a.dtype() != in.b.dtype()) return ctx.invalid("inputs differ in element type");
-  Array& out = ctx.out(0, in.a.dtype(), in.dims);
+  Array& out = ctx.out_over(0, in.a.dims() == in.dims ? 0 : 1, in.a.dtype(), in.dims);
   const bool done = visit_numeric(in.a.storage(), [&]<typename T>(Tag<T>) { apply<T, T, T>(in, out, op); });
   if (!done) return ctx.unsupported("this element type");
   return {};

@@ -17,7 +17,7 @@ namespace {
 template <typename Op>
 Status map_floats(KernelContext& ctx, Op op) {
   OF_TRY(ctx.need(1));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   if (x.storage() != Storage::kFloat && x.storage() != Storage::kDouble) return ctx.unsupported("this element type");
   Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
   visit_float(x.storage(), [&]<typename T>(Tag<T>) { map_unary(x.data<T>(), y.mutable_data<T>(), x.size(), op); });
@@ -27,7 +27,7 @@ Status map_floats(KernelContext& ctx, Op op) {
 template <typename Op>
 Status map_numbers(KernelContext& ctx, Op op) {
   OF_TRY(ctx.need(1));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
   const bool done = visit_numeric(
       x.storage(), [&]<typename T>(Tag<T>) { map_unary(x.data<T>(), y.mutable_data<T>(), x.size(), op); });
@@ -39,7 +39,7 @@ Status map_numbers(KernelContext& ctx, Op op) {
 template <typename Op>
 Status test_floats(KernelContext& ctx, Op op) {
   OF_TRY(ctx.need(1));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   Array& y = ctx.out(0, DType::kBool, x.dims());
   const bool done = visit_float(
       x.storage(), [&]<typename T>(Tag<T>) { map_unary(x.data<T>(), y.mutable_data<bool>(), x.size(), op); });
@@ -80,7 +80,7 @@ ONNXFOLD_FLOAT_KERNEL(tanh, std::tanh(x))
 template <typename Op>
 Status map_vectors(KernelContext& ctx, void (*rows)(const float*, float*, std::int64_t), Op op) {
   if (!ctx.has(0) || ctx.in(0).storage() != Storage::kFloat) return map_floats(ctx, op);
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
   const float* in = x.data<float>();
   float* out = y.mutable_data<float>();
@@ -205,7 +205,7 @@ Status shrink(KernelContext& ctx) {
 
 Status logical_not(KernelContext& ctx) {
   OF_TRY(ctx.need(1));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   if (x.storage() != Storage::kBool) return ctx.invalid("input must be bool");
   Array& y = ctx.out_over(0, 0, DType::kBool, x.dims());
   map_unary(x.data<bool>(), y.mutable_data<bool>(), x.size(), [](bool v) { return !v; });
@@ -214,7 +214,7 @@ Status logical_not(KernelContext& ctx) {
 
 Status bitwise_not(KernelContext& ctx) {
   OF_TRY(ctx.need(1));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
   const bool done = visit_integer(x.storage(), [&]<typename T>(Tag<T>) {
     map_unary(x.data<T>(), y.mutable_data<T>(), x.size(), [](T v) { return static_cast<T>(~v); });
@@ -242,7 +242,7 @@ Status clip_typed(KernelContext& ctx) {
   const T highest = Limits::has_infinity ? Limits::infinity() : Limits::max();
   OF_ASSIGN(const T low, clip_bound<T>(ctx, 1, "min", lowest));
   OF_ASSIGN(const T high, clip_bound<T>(ctx, 2, "max", highest));
-  const Array x = ctx.in(0);
+  const Array& x = ctx.in(0);
   Array& y = ctx.out_over(0, 0, x.dtype(), x.dims());
   // min(max(x, low), high), so that high wins when the bounds cross; NaN stays.
   map_unary(x.data<T>(), y.mutable_data<T>(), x.size(), [=](T v) {

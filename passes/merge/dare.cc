@@ -27,7 +27,8 @@ Result<Numbers> dare(const MergeInput& input, const MergeSettings& settings) {
     const double share = factor * input.weights[model];
     const std::uint64_t seed = input.seed + model * 0xd1342543de82ef95ULL;
     for (std::size_t i = 0; i < result.size(); ++i) {
-      if (uniform(seed, i) < settings.density) result[i] += share * (parent[i] - input.base[i]);
+      if (uniform(seed, static_cast<std::uint64_t>(input.first) + i) < settings.density)
+        result[i] += share * (parent[i] - input.base[i]);
     }
   }
   return result;

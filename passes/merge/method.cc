@@ -73,10 +73,11 @@ const std::array kMethods = {
     MergeMethod{"ot", "carries every model over by optimal transport, also between widths, and averages", false, false,
                 nullptr, ot, kOt},
     MergeMethod{"average", "weighted mean of the weights", false, false, average, nullptr, {}},
-    MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp},
+    MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp, slerp_facts},
     MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, false, task_arithmetic, nullptr,
                 kTaskArithmetic},
-    MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, false, ties, nullptr, kTies},
+    MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, false, ties, nullptr, kTies,
+                ties_facts},
     MergeMethod{"dare", "drops elements of task vectors at random and rescales the rest", true, false, dare, nullptr,
                 kDare},
     MergeMethod{"model-stock",
@@ -85,7 +86,8 @@ const std::array kMethods = {
                 false,
                 model_stock,
                 nullptr,
-                {}},
+                {},
+                model_stock_facts},
 };
 
 }  // namespace
@@ -95,6 +97,13 @@ std::span<const MergeMethod> merge_methods() { return kMethods; }
 const MergeMethod* find_merge_method(std::string_view name) {
   for (const MergeMethod& method : kMethods) {
     if (method.name == name) return &method;
+  }
+  return nullptr;
+}
+
+const MergeMethod* find_merge_method(MergeFunction combine) {
+  for (const MergeMethod& method : kMethods) {
+    if (method.combine != nullptr && method.combine == combine) return &method;
   }
   return nullptr;
 }

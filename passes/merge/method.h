@@ -1,7 +1,8 @@
 // Methods that merge models weight by weight: what `onnxfold merge --method` offers for models of equal shapes.
 //
-// A method is a function of one weight's values in all models. Values are doubles; the caller rounds once. Methods are
-// pure: the same numbers give the same result, so that weights can be merged when the file is written (deferred).
+// A method is a function of one weight's values in all models, or of a part of them. Values are doubles; the caller
+// rounds once. Methods are pure: the same numbers give the same result, so that weights can be merged when the file is
+// written (deferred), part by part (merge_in_parts.h).
 #pragma once
 
 #include <cstdint>
@@ -20,12 +21,24 @@ namespace onnxfold {
 
 using Numbers = std::vector<double>;
 
-// One weight in all models.
+class WeightFacts;
+
+// One weight in all models, or a part of it.
 struct MergeInput {
   std::vector<Numbers> parents;  // equal sizes; the last is the anchor
   Numbers base;                  // of the model that all parents were tuned from; empty without --base
   std::vector<double> weights;   // one a parent, as given
   std::uint64_t seed = 0;        // of --seed and the weight's name
+  std::int64_t first = 0;        // of a part: where it begins in the weight
+  WeightFacts* facts = nullptr;  // of a part: what the method asked to know of the whole; parts come in order then
+};
+
+// What a method must know of a whole weight before it can merge parts of it: norms, angles, thresholds.
+class WeightFacts {
+ public:
+  virtual ~WeightFacts() = default;
+  virtual void look(const MergeInput& part) = 0;  // at every part in order...
+  virtual bool another_pass() { return false; }   // ...and after the last one: look at all of them once more?
 };
 
 // What all of a method's options come to, after patterns chose among them.
@@ -37,6 +50,13 @@ struct MergeSettings {
 };
 
 using MergeFunction = Result<Numbers> (*)(const MergeInput&, const MergeSettings&);
+
+// Null for what is refused, then the method says why.
+using FactsFunction = std::unique_ptr<WeightFacts> (*)(const MergeSettings&, std::size_t models, std::int64_t size);
+
+std::unique_ptr<WeightFacts> slerp_facts(const MergeSettings& settings, std::size_t models, std::int64_t size);
+std::unique_ptr<WeightFacts> ties_facts(const MergeSettings& settings, std::size_t models, std::int64_t size);
+std::unique_ptr<WeightFacts> model_stock_facts(const MergeSettings& settings, std::size_t models, std::int64_t size);
 
 Result<Numbers> average(const MergeInput& input, const MergeSettings& settings);
 Result<Numbers> slerp(const MergeInput& input, const MergeSettings& settings);
@@ -85,10 +105,12 @@ struct MergeMethod {
   MergeFunction combine = nullptr;     // weight by weight...
   WholeMergeFunction whole = nullptr;  // ...or looking at whole models
   std::span<const OptionSpec> options;
+  FactsFunction facts = nullptr;  // of `combine`; null when every element is merged by itself
 };
 
 // In the order they are shown.
 std::span<const MergeMethod> merge_methods();
 const MergeMethod* find_merge_method(std::string_view name);  // null if none
+const MergeMethod* find_merge_method(MergeFunction combine);  // null if none
 
 }  // namespace onnxfold

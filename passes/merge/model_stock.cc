@@ -10,27 +10,50 @@
 namespace onnxfold {
 namespace {
 
-double cosine(const Numbers& x, const Numbers& y, const Numbers& base) {
-  double xy = 0, xx = 0, yy = 0;
-  for (std::size_t i = 0; i < base.size(); ++i) {
-    const double a = x[i] - base[i], b = y[i] - base[i];
-    xy += a * b;
-    xx += a * a;
-    yy += b * b;
+// Products of task vectors, pair by pair.
+class Agreement final : public WeightFacts {
+ public:
+  explicit Agreement(std::size_t models) : models_(models), pairs_(models * models) {}
+
+  void look(const MergeInput& part) override {
+    for (std::size_t a = 0; a < models_; ++a) {
+      for (std::size_t b = a; b < models_; ++b)
+        add(part.parents[a], part.parents[b], part.base, pairs_[a * models_ + b]);
+    }
   }
-  return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
-}
+  double mean_cosine() const {
+    double sum = 0;
+    for (std::size_t a = 0; a < models_; ++a) {
+      for (std::size_t b = a + 1; b < models_; ++b) {
+        const double xx = pairs_[a * models_ + a], yy = pairs_[b * models_ + b];
+        sum += xx > 0 && yy > 0 ? pairs_[a * models_ + b] / std::sqrt(xx * yy) : 0;
+      }
+    }
+    const double n = static_cast<double>(models_);
+    return std::clamp(2 * sum / (n * (n - 1)), 0.0, 1.0);
+  }
+
+ private:
+  static void add(const Numbers& x, const Numbers& y, const Numbers& base, double& sum) {
+    for (std::size_t i = 0; i < base.size(); ++i) sum += (x[i] - base[i]) * (y[i] - base[i]);
+  }
+
+  std::size_t models_;
+  std::vector<double> pairs_;
+};
 
 }  // namespace
 
+std::unique_ptr<WeightFacts> model_stock_facts(const MergeSettings& /*settings*/, std::size_t models,
+                                               std::int64_t /*size*/) {
+  return std::make_unique<Agreement>(models);
+}
+
 Result<Numbers> model_stock(const MergeInput& input, const MergeSettings& /*settings*/) {
-  const std::size_t count = input.parents.size();
-  double sum = 0;
-  for (std::size_t a = 0; a < count; ++a) {
-    for (std::size_t b = a + 1; b < count; ++b) sum += cosine(input.parents[a], input.parents[b], input.base);
-  }
-  const double n = static_cast<double>(count);
-  const double c = std::clamp(2 * sum / (n * (n - 1)), 0.0, 1.0);
+  Agreement own(input.parents.size());
+  if (input.facts == nullptr) own.look(input);
+  const double c = (input.facts == nullptr ? own : static_cast<const Agreement&>(*input.facts)).mean_cosine();
+  const double n = static_cast<double>(input.parents.size());
   const double t = n * c / (1 + (n - 1) * c);
   Numbers result = input.base;
   for (const Numbers& parent : input.parents) {

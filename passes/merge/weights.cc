@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "analysis/structure/correspondence.h"
+#include "passes/merge/merge_in_parts.h"
 
 namespace onnxfold {
 namespace {
@@ -15,65 +14,6 @@ std::uint64_t hash_name(std::string_view text) {
   std::uint64_t hash = 1469598103934665603ULL;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
   return hash;
-}
-
-// One weight of all models, and how to merge it; called when the bytes are asked for.
-struct WeightMerge {
-  std::string name;
-  std::vector<Tensor> parents;
-  Tensor base;  // undefined without one
-  std::vector<double> weights;
-  MergeSettings settings;
-  MergeFunction combine;
-  std::uint64_t seed;
-
-  Result<Buffer> operator()() const;
-
- private:
-  Result<bool> same_everywhere(Buffer& bytes) const;
-  Result<Numbers> numbers(const Tensor& tensor, const std::string& model) const;
-};
-
-Result<bool> WeightMerge::same_everywhere(Buffer& bytes) const {
-  OF_ASSIGN(const Bytes anchor, parents.back().bytes());
-  for (std::size_t i = 0; i + 1 <= parents.size(); ++i) {
-    const Tensor& other = i + 1 == parents.size() ? base : parents[i];
-    if (!other.defined() || other.same_as(parents.back())) continue;
-    OF_ASSIGN(const Bytes data, other.bytes());
-    if (data.size() != anchor.size() || std::memcmp(data.data(), anchor.data(), anchor.size()) != 0) return false;
-  }
-  bytes.assign(anchor.span().begin(), anchor.span().end());
-  return true;
-}
-
-Result<Numbers> WeightMerge::numbers(const Tensor& tensor, const std::string& model) const {
-  OF_ASSIGN(Numbers values, to_doubles(tensor));
-  const auto bad = std::find_if(values.begin(), values.end(), [](double x) { return !std::isfinite(x); });
-  if (bad != values.end()) {
-    return fail(Code::kInvalidArgument, fmt::format("weight '{}' of {} holds {} at element {}", name, model,
-                                                    std::isnan(*bad) ? "NaN" : "infinity", bad - values.begin()));
-  }
-  return values;
-}
-
-Result<Buffer> WeightMerge::operator()() const {
-  Buffer bytes;
-  OF_ASSIGN(const bool same, same_everywhere(bytes));
-  if (same) return bytes;
-  MergeInput input;
-  for (std::size_t i = 0; i < parents.size(); ++i) {
-    OF_ASSIGN(Numbers values, numbers(parents[i], fmt::format("model {}", i + 1)));
-    input.parents.push_back(std::move(values));
-  }
-  if (base.defined()) {
-    OF_ASSIGN(input.base, numbers(base, "the base model"));
-  }
-  input.weights = weights;
-  input.seed = seed;
-  OF_ASSIGN(const Numbers merged, combine(input, settings));
-  OF_ASSIGN(const Tensor rounded, from_doubles(parents.back().dtype(), parents.back().dims(), merged));
-  OF_ASSIGN(const Bytes result, rounded.bytes());
-  return Buffer(result.span().begin(), result.span().end());
 }
 
 // Integer and boolean constants are shapes, axes or quantized weights: they must say the same.

@@ -78,6 +78,25 @@ TEST(Report, HtmlNeedsNothingFromOutside) {
   EXPECT_THAT(html, HasSubstr("a&lt;b&gt;.onnx"));
 }
 
+TEST(Report, LayersOfAMergeAndAResultThatIsWorseAreInEveryForm) {
+  Report report = failed_report();
+  report.verb = "merge";
+  report.merge.emplace();
+  report.merge->method = "ot";
+  report.merge->layers = {{"fc1", "hidden units", 0.1, 0.5, 0.75, 0.25}, {"q", "queries", 0.3, 0.7, 0.25, 0.75}};
+  report.merge->rows = {{"merged", 0.5, 0.25, 0.5}};
+  report.merge->worse = true;
+  report.merge->verdict = "the merged model is WORSE than the better parent (model 1)";
+  EXPECT_THAT(report_text(report),
+              HasSubstr("2 in the mean: similarity 0.200 -> 0.600, transport cost 0.5, sharpness 0.500"));
+  EXPECT_THAT(report_text(report), HasSubstr("WARNING"));
+  for (const std::string& text : {report_markdown(report), report_html(report), report_json(report)}) {
+    for (const char* part : {"fc1", "hidden units", "0.75", "0.25", "WORSE than the better parent"}) {
+      EXPECT_THAT(text, HasSubstr(part));
+    }
+  }
+}
+
 TEST(Report, AnUnknownExtensionIsRefused) {
   EXPECT_FALSE(render_report(failed_report(), "r.pdf"));
   EXPECT_FALSE(render_report(failed_report(), "json"));

@@ -7,6 +7,7 @@
 
 #include "analysis/structure/correspondence.h"
 #include "passes/merge/controls.h"
+#include "passes/merge/merge_in_parts.h"
 #include "passes/merge/weights.h"
 #include "tests/support/rewrite_test.h"
 
@@ -132,6 +133,55 @@ TEST(MergeWeights, RefusesWhatCannotBeMerged) {
   const auto merged = merge_weights({bad.get(), a.get()}, nullptr, merge);
   ASSERT_TRUE(merged.has_value());
   EXPECT_THAT(parameter((*merged)->graph().find("w"))->bytes().error().message, HasSubstr("holds NaN at element 1"));
+}
+
+// ---- in parts ----
+
+// Values with many equal magnitudes, so that thresholds have ties.
+Tensor coarse(std::int64_t size, int seed, DType dtype) {
+  Numbers values(static_cast<std::size_t>(size));
+  std::uint64_t state = static_cast<std::uint64_t>(seed) * 977 + 1;
+  for (double& x : values) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    x = static_cast<double>(static_cast<std::int64_t>(state >> 58) - 32) / 16;
+  }
+  return *from_doubles(dtype, {size}, values);
+}
+
+TEST(MergeInParts, SameBitsWhateverTheSizeOfParts) {
+  for (const MergeMethod& method : merge_methods()) {
+    if (method.combine == nullptr) continue;
+    for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
+      for (const double density : {0.0, 0.3, 0.55, 1.0}) {
+        MergeSettings settings;
+        settings.t = 0.3;
+        settings.density = std::max(density, 0.001);
+        WeightMerge merge{"w", {}, {}, {1, 2}, settings, method.combine, 5};
+        for (const int seed : {1, 2}) merge.parents.push_back(coarse(1003, seed, dtype));
+        if (method.needs_base) merge.base = coarse(1003, 3, dtype);
+        const Result<Buffer> whole = merge();
+        ASSERT_TRUE(whole.has_value()) << whole.error().message;
+        for (const std::int64_t part : {8, 64, 1000}) {
+          merge.part = part;
+          EXPECT_TRUE(*merge() == *whole) << method.name << " in parts of " << part << ", density " << density;
+        }
+      }
+    }
+  }
+}
+
+TEST(MergeInParts, WhatIsTheSameEverywhereStaysAndErrorsCountFromTheFront) {
+  const Tensor w = coarse(100, 1, DType::kFloat32);
+  WeightMerge merge{"w", {w, coarse(100, 1, DType::kFloat32)}, {}, {1, 2}, {}, average, 5, 16};
+  const Bytes bytes = *w.bytes();
+  EXPECT_TRUE(*merge() == Buffer(bytes.span().begin(), bytes.span().end()));
+  Numbers values(100, 1);
+  values[77] = NAN;
+  merge.parents[1] = *from_doubles(DType::kFloat32, {100}, values);
+  EXPECT_EQ(merge().error().message, "weight 'w' of model 2 holds NaN at element 77");
+  merge.combine = slerp;
+  merge.parents = {w, coarse(100, 2, DType::kFloat32), coarse(100, 3, DType::kFloat32)};
+  EXPECT_THAT(merge().error().message, HasSubstr("exactly two models"));
 }
 
 TEST(MergeControls, HalfAnchorHalvesWhatDiffers) {

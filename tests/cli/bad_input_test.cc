@@ -10,7 +10,7 @@
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::bad_input_test {
 namespace {
 
 using testing::ElementsAre;
@@ -182,4 +182,4 @@ TEST(FailedGate, LeavesNothingOrKeepsTheResultUnderAnotherName) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::bad_input_test

@@ -7,7 +7,7 @@
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::budget_test {
 namespace {
 
 using testing::ElementsAre;
@@ -102,4 +102,4 @@ TEST(Analyze, SensitivityOfEveryWeight) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::budget_test

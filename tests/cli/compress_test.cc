@@ -6,7 +6,7 @@
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::compress_test {
 namespace {
 
 using testing::ElementsAre;
@@ -104,4 +104,4 @@ TEST(Inspect, PrintsJson) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::compress_test

@@ -7,7 +7,7 @@
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_test {
 namespace {
 
 using testing::AllOf;
@@ -162,4 +162,4 @@ TEST(Merge, RefusesWithClearErrors) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_test

@@ -3,7 +3,7 @@
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::usage_test {
 namespace {
 
 using testing::HasSubstr;
@@ -59,4 +59,4 @@ TEST(Usage, PassesAreListedAndExplained) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::usage_test

@@ -25,7 +25,7 @@
 #include "formats/onnx/onnx_file.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::node_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -200,4 +200,4 @@ TEST(OnnxNodeTests, Float32) { run_all("float32", Precision::kFloat32); }
 TEST(OnnxNodeTests, Float64) { run_all("float64", Precision::kFloat64); }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::node_test

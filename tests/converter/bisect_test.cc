@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::bisect_test {
 namespace {
 
 const char* const kModel = R"(<ir_version: 8, opset_import: ["": 17]>
@@ -44,4 +44,4 @@ TEST(Bisect, AResultThatPassesIsAnError) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::bisect_test

@@ -9,7 +9,7 @@
 #include "converter/pipeline.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::budget_test {
 namespace {
 
 std::string numbers(std::int64_t count, double scale, std::uint64_t seed) {
@@ -172,4 +172,4 @@ TEST(Budget, TheSameChoiceEveryTime) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::budget_test

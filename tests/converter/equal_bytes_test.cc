@@ -6,7 +6,7 @@
 #include "converter/report.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::equal_bytes_test {
 namespace {
 
 using test::model_from_text;
@@ -62,4 +62,4 @@ TEST(EqualBytes, EveryFormOfTheReportShowsThem) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::equal_bytes_test

@@ -7,7 +7,7 @@
 #include "converter/pipeline.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::in_double_test {
 namespace {
 
 using test::model_from_text;
@@ -115,4 +115,4 @@ TEST(InDouble, FactorsOfFullRankAgreeToTwelveDigits) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::in_double_test

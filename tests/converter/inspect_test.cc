@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::inspect_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -64,4 +64,4 @@ TEST(InspectStructure, NothingToSayOfAModelWithoutBlocks) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::inspect_test

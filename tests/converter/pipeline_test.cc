@@ -5,7 +5,7 @@
 #include "ir/dump.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::pipeline_test {
 namespace {
 
 constexpr const char* kIdentities = R"(
@@ -105,4 +105,4 @@ TEST(Pipeline, CallsBackAfterEveryChange) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::pipeline_test

@@ -7,7 +7,7 @@
 #include "passes/registry.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::recipe_test {
 namespace {
 
 using testing::HasSubstr;
@@ -92,4 +92,4 @@ TEST(ParseStep, RefusesWhatItCannotRead) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::recipe_test

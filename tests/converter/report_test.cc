@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace onnxfold {
+namespace onnxfold::report_test {
 namespace {
 
 using testing::HasSubstr;
@@ -112,4 +112,4 @@ TEST(BytesText, UsesPowersOfAThousand) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::report_test

@@ -8,7 +8,7 @@
 
 #include "tests/exec/run_op.h"
 
-namespace onnxfold {
+namespace onnxfold::array_test {
 namespace {
 
 using test::array;
@@ -74,4 +74,4 @@ TEST(Array, StringsAreNoNumbers) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::array_test

@@ -4,7 +4,7 @@
 
 #include <numeric>
 
-namespace onnxfold {
+namespace onnxfold::broadcast_test {
 namespace {
 
 TEST(Broadcast, Dims) {
@@ -66,4 +66,4 @@ TEST(Broadcast, LargeEnoughForThreads) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::broadcast_test

@@ -4,7 +4,7 @@
 
 #include "tests/exec/run_op.h"
 
-namespace onnxfold {
+namespace onnxfold::executor_test {
 namespace {
 
 using test::array;
@@ -154,4 +154,4 @@ TEST(Executor, SubgraphsReadOuterValues) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::executor_test

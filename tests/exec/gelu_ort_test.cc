@@ -3,7 +3,7 @@
 
 #include "tests/exec/run_op.h"
 
-namespace onnxfold {
+namespace onnxfold::gelu_ort_test {
 namespace {
 
 using test::array;
@@ -49,4 +49,4 @@ TEST(GeluOfOnnxRuntime, ABiasThatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::gelu_ort_test

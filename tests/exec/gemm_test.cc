@@ -8,7 +8,7 @@
 
 #include "exec/executor.h"
 
-namespace onnxfold {
+namespace onnxfold::gemm_test {
 namespace {
 
 template <typename T>
@@ -108,4 +108,4 @@ TEST(Gemm, BatchEqualsSingleProducts) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::gemm_test

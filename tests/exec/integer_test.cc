@@ -8,7 +8,7 @@
 #include "exec/integer/integer_executor.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::integer_test {
 namespace {
 
 Array floats(const Dims& dims, const std::vector<float>& values) {
@@ -221,4 +221,4 @@ g (float[4] x) => (float[4] y)
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::integer_test

@@ -3,7 +3,7 @@
 
 #include "tests/exec/run_op.h"
 
-namespace onnxfold {
+namespace onnxfold::movement_test {
 namespace {
 
 using test::array;
@@ -134,4 +134,4 @@ TEST(Range, LengthsRoundUp) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::movement_test

@@ -4,7 +4,7 @@
 
 #include "tests/exec/run_op.h"
 
-namespace onnxfold {
+namespace onnxfold::neural_test {
 namespace {
 
 using test::array;
@@ -304,4 +304,4 @@ TEST(Gelu, FusionsOfOnnxRuntime) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::neural_test

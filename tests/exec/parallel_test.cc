@@ -10,7 +10,7 @@
 
 #include "exec/executor.h"
 
-namespace onnxfold {
+namespace onnxfold::parallel_test {
 namespace {
 
 // As many threads as it takes to have some wait for others, whatever the machine has.
@@ -64,4 +64,4 @@ TEST_F(Parallel, JobsInsideJobsAndFromSeveralThreads) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::parallel_test

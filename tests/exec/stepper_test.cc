@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::stepper_test {
 namespace {
 
 constexpr const char* kModel = R"(<ir_version: 8, opset_import: ["" : 17]>
@@ -86,4 +86,4 @@ TEST(Stepper, InputsAreChecked) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::stepper_test

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-namespace onnxfold {
+namespace onnxfold::vector_math_test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -127,4 +127,4 @@ TEST(VectorMath, SoftmaxOfMaskedRows) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::vector_math_test

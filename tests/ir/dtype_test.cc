@@ -4,7 +4,7 @@
 
 #include <limits>
 
-namespace onnxfold {
+namespace onnxfold::dtype_test {
 namespace {
 
 TEST(DType, NamesRoundTrip) {
@@ -35,4 +35,4 @@ TEST(DType, KindsDoNotOverlap) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::dtype_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace onnxfold {
+namespace onnxfold::dump_test {
 namespace {
 
 std::unique_ptr<Model> small_model(float weight) {
@@ -47,4 +47,4 @@ TEST(Dump, FingerprintOfACloneIsEqual) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::dump_test

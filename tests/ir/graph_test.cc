@@ -5,7 +5,7 @@
 #include "ir/model.h"
 #include "ir/verify.h"
 
-namespace onnxfold {
+namespace onnxfold::graph_test {
 namespace {
 
 const Type kFloats = Type::tensor(DType::kFloat32, std::vector<std::int64_t>{2});
@@ -175,4 +175,4 @@ TEST(Model, CloneSharesTensorsAndNothingElse) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::graph_test

@@ -4,7 +4,7 @@
 
 #include "ir/verify.h"
 
-namespace onnxfold {
+namespace onnxfold::instantiate_test {
 namespace {
 
 // f<slope = 0.5>(a) => LeakyRelu<alpha: = @slope>(a), and a caller of it.
@@ -62,4 +62,4 @@ TEST(FindFunction, LooksAtDomainNameAndOverload) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::instantiate_test

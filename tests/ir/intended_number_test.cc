@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <random>
 
-namespace onnxfold {
+namespace onnxfold::intended_number_test {
 namespace {
 
 TEST(IntendedNumber, NumbersOfFormulas) {
@@ -50,4 +50,4 @@ TEST(IntendedNumber, RoundsToWhatWasGiven) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::intended_number_test

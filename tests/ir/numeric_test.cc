@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-namespace onnxfold {
+namespace onnxfold::numeric_test {
 namespace {
 
 TEST(Half, EveryCodeSurvivesTheRoundTrip) {
@@ -83,4 +83,4 @@ TEST(RoundTo, IsIdentityForWideTypes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::numeric_test

@@ -9,7 +9,7 @@
 #include "ir/mapped_file.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::tensor_test {
 namespace {
 
 TEST(Tensor, DeferredBytesAreMadeOnDemand) {
@@ -117,4 +117,4 @@ TEST(MappedFile, AFileMayBeReplacedWhileMapped) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::tensor_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace onnxfold {
+namespace onnxfold::verify_test {
 namespace {
 
 const Type kFloats = Type::tensor(DType::kFloat32, std::vector<std::int64_t>{2});
@@ -57,4 +57,4 @@ TEST(Verify, InnerValuesAreOutOfScopeOutside) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::verify_test

@@ -2,7 +2,7 @@
 
 #include "passes/pass.h"
 
-namespace onnxfold {
+namespace onnxfold::options_test {
 namespace {
 
 using testing::ElementsAre;
@@ -87,4 +87,4 @@ TEST(Tolerance, FollowsExactness) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::options_test

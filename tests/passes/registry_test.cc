@@ -4,7 +4,7 @@
 
 #include <set>
 
-namespace onnxfold {
+namespace onnxfold::registry_test {
 namespace {
 
 TEST(Registry, FamiliesStandTogether) {
@@ -25,4 +25,4 @@ TEST(Registry, FindsByNameAndNearest) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::registry_test

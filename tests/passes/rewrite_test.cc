@@ -5,7 +5,7 @@
 #include "ir/verify.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::rewrite_test {
 namespace {
 
 using test::model_from_text;
@@ -92,4 +92,4 @@ TEST(RefinedType, TakesWhatEitherKnows) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::rewrite_test

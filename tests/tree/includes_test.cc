@@ -10,7 +10,7 @@
 
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::includes_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -102,5 +102,24 @@ TEST(Sources, NothingBelowTheCommandLinePrints) {
   }
 }
 
+// Cold builds compile several tests as one source (cmake/onnxfold.cmake): their names must not meet.
+TEST(Sources, EveryTestHasANamespaceOfItsOwn) {
+  const std::regex opening(R"re(namespace onnxfold(::test)?::(\w+) \{)re");
+  const fs::path root = fs::path(test::source_path("")) / "tests";
+  std::map<std::string, fs::path> seen;  // floor and namespace
+  for (const auto& entry : fs::recursive_directory_iterator(root)) {
+    if (!entry.path().string().ends_with("_test.cc")) continue;
+    std::ifstream file(entry.path());
+    std::smatch match;
+    std::string line;
+    while (std::getline(file, line) && !std::regex_match(line, match, opening)) continue;
+    ASSERT_TRUE(file) << entry.path() << " opens no namespace onnxfold::" << entry.path().stem().string();
+    EXPECT_EQ(match[2].str(), entry.path().stem().string()) << entry.path();
+    const std::string floor = first_folder(fs::relative(entry.path(), root).string());
+    EXPECT_TRUE(seen.emplace(floor + "/" + match[2].str(), entry.path()).second) << entry.path() << " is a second one";
+  }
+  EXPECT_GT(seen.size(), 100U);
+}
+
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::includes_test

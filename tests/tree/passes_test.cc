@@ -11,7 +11,7 @@
 #include "passes/registry.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::passes_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -85,4 +85,4 @@ TEST(Registry, AMisspeltOptionIsRefusedWithTheNearest) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::passes_test

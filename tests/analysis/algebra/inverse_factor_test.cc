@@ -7,7 +7,7 @@
 
 #include "tests/analysis/algebra/random_matrix.h"
 
-namespace onnxfold {
+namespace onnxfold::inverse_factor_test {
 namespace {
 
 // ||U (H + lambda I) U' - I||, which is 0 when U'U is the inverse.
@@ -55,4 +55,4 @@ TEST(InverseFactor, RefusesWhatIsNoNumber) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::inverse_factor_test

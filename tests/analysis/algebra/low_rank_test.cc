@@ -6,7 +6,7 @@
 
 #include "tests/analysis/algebra/random_matrix.h"
 
-namespace onnxfold {
+namespace onnxfold::low_rank_test {
 namespace {
 
 double error(const LowRank& factors, const Matrix& w) {
@@ -81,4 +81,4 @@ TEST(LowRank, RankZeroIsEmpty) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::low_rank_test

@@ -6,7 +6,7 @@
 
 #include "tests/analysis/algebra/random_matrix.h"
 
-namespace onnxfold {
+namespace onnxfold::ridge_test {
 namespace {
 
 double distance(const Matrix& a, const Matrix& b) { return frobenius_norm(sum(a, b, -1)); }
@@ -78,4 +78,4 @@ TEST(Cholesky, FactorTimesItsTransposeIsTheMatrix) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::ridge_test

@@ -6,7 +6,7 @@
 #include "tests/support/paths.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::dataset_test {
 namespace {
 
 using test::model_from_text;
@@ -136,4 +136,4 @@ TEST(Generate, RefusesHugeShapes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::dataset_test

@@ -7,7 +7,7 @@
 #include "exec/executor.h"
 #include "tests/analysis/algebra/random_matrix.h"
 
-namespace onnxfold {
+namespace onnxfold::gram_test {
 namespace {
 
 FloatRows random_rows(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
@@ -76,4 +76,4 @@ TEST(Gram, ViewsConvertOtherTypes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::gram_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::part_test {
 namespace {
 
 constexpr const char* kChain = R"(<ir_version: 8, opset_import: ["" : 17]>
@@ -60,4 +60,4 @@ TEST(Replay, RecordedValuesGoInFrontOfTheData) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::part_test

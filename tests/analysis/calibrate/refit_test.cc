@@ -6,7 +6,7 @@
 
 #include "tests/analysis/algebra/random_matrix.h"
 
-namespace onnxfold {
+namespace onnxfold::refit_test {
 namespace {
 
 using test::random_matrix;
@@ -73,4 +73,4 @@ TEST(Refit, BiasRow) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::refit_test

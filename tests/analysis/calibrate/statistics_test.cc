@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::statistics_test {
 namespace {
 
 constexpr const char* kDoubling = R"(<ir_version: 8, opset_import: ["" : 17]>
@@ -80,4 +80,4 @@ TEST(Statistics, AnUnknownValueIsNamed) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::statistics_test

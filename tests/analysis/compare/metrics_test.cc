@@ -10,7 +10,7 @@
 #include "tests/support/paths.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::metrics_test {
 namespace {
 
 using test::model_from_text;
@@ -145,4 +145,4 @@ TEST(Compare, FewerInputsAndOutputsOnlyWhenSaid) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::metrics_test

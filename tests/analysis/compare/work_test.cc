@@ -5,7 +5,7 @@
 #include "analysis/calibrate/dataset.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::work_test {
 namespace {
 
 using test::model_from_text;
@@ -52,4 +52,4 @@ TEST(Work, LowBitWeightsCountTheirOwnElements) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::work_test

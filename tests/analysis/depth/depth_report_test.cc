@@ -4,7 +4,7 @@
 
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::depth_report_test {
 namespace {
 
 // Blocks of x + relu(x u) d.
@@ -45,4 +45,4 @@ TEST(DepthReport, SkipEffectsStandBehindTheSkippedBlock) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::depth_report_test

@@ -7,7 +7,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::linearity_test {
 namespace {
 
 constexpr int kLayers = 6;
@@ -116,4 +116,4 @@ TEST(Linearity, SharedWeightsAndShortStacksHaveNoDepth) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::linearity_test

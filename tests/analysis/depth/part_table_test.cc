@@ -6,7 +6,7 @@
 
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::part_table_test {
 namespace {
 
 using test::model_from_text;
@@ -112,4 +112,4 @@ TEST(PartTable, TablesReachTheRateDistortionBound) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::part_table_test

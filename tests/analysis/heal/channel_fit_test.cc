@@ -6,7 +6,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::channel_fit_test {
 namespace {
 
 using test::model_from_text;
@@ -73,4 +73,4 @@ TEST(ChannelFit, WhatIsRightAlreadyIsLeftAlone) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::channel_fit_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::activation_test {
 namespace {
 
 using test::model_from_text;
@@ -94,4 +94,4 @@ TEST(Activation, AnInnerValueReadElsewhereIsANearMiss) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::activation_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::attention_test {
 namespace {
 
 using test::model_from_text;
@@ -263,4 +263,4 @@ TEST(Attention, WithoutAnOutputLinearTheContextIsTheOutput) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::attention_test

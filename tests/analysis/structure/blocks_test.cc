@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::blocks_test {
 namespace {
 
 using test::model_from_text;
@@ -193,4 +193,4 @@ TEST(Blocks, AddsThatAreNoResiduals) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::blocks_test

@@ -5,7 +5,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::correspondence_test {
 namespace {
 
 using test::model_from_text;
@@ -86,4 +86,4 @@ TEST(Correspondence, ReplacedConstantKeepsItsName) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::correspondence_test

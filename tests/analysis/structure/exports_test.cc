@@ -13,7 +13,7 @@
 #include "ir/match.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::exports_test {
 namespace {
 
 struct Row {
@@ -169,4 +169,4 @@ TEST(ExportedModels, EachHasItsRow) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::exports_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::feed_forward_test {
 namespace {
 
 using test::model_from_text;
@@ -118,4 +118,4 @@ TEST(MixtureOfExperts, TopKOfSomethingElseIsNone) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::feed_forward_test

@@ -5,7 +5,7 @@
 #include "ir/verify.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::linear_test {
 namespace {
 
 using test::model_from_text;
@@ -99,4 +99,4 @@ TEST(LinearMaking, FindsItThroughTheBias) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::linear_test

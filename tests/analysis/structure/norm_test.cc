@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::norm_test {
 namespace {
 
 using test::model_from_text;
@@ -128,4 +128,4 @@ TEST(Norm, AMultiplierThatIsNotPerChannelIsNotItsGain) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::norm_test

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-namespace onnxfold {
+namespace onnxfold::npy_test {
 namespace {
 
 // A .npy of format 1.0 with this header dict and these bytes.
@@ -86,4 +86,4 @@ TEST(Npy, WhatIsWrittenReadsBack) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::npy_test

@@ -8,7 +8,7 @@
 
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::npz_test {
 namespace {
 
 std::string file_text(const std::string& path) {
@@ -54,4 +54,4 @@ TEST(Npz, EveryCutIsAnErrorAndNeverACrash) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::npz_test

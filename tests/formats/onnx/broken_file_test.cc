@@ -9,7 +9,7 @@
 #include "formats/onnx/onnx_file.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::broken_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -211,4 +211,4 @@ TEST_F(External, FarIntoASparseFile) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::broken_file_test

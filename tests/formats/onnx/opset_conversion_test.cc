@@ -4,7 +4,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::opset_conversion_test {
 namespace {
 
 constexpr const char* kSqueezing = R"(<ir_version: 7, opset_import: ["" : 11]>
@@ -42,4 +42,4 @@ TEST(ConvertOpset, RefusesToLowerAndUnknownVersions) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::opset_conversion_test

@@ -12,7 +12,7 @@
 #include "tests/formats/proto_compare.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::round_trip_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -259,4 +259,4 @@ TEST(RoundTrip, OnnxTestData) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::round_trip_test

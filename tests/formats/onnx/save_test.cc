@@ -12,7 +12,7 @@
 #include "formats/pending_files.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::save_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -201,4 +201,4 @@ TEST(PendingFiles, SignalHandlerRemovesThem) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::save_test

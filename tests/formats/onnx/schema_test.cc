@@ -5,7 +5,7 @@
 
 #include "formats/onnx/onnx_file.h"
 
-namespace onnxfold {
+namespace onnxfold::schema_test {
 namespace {
 
 using testing::HasSubstr;
@@ -92,4 +92,4 @@ TEST(FunctionBody, AnOperatorWithoutOneHasNone) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::schema_test

@@ -3,7 +3,7 @@
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/schema.h"
 
-namespace onnxfold {
+namespace onnxfold::shape_inference_test {
 namespace {
 
 std::unique_ptr<Model> model_of(const std::string& text) {
@@ -109,4 +109,4 @@ TEST(InferShapes, OnlyWhatTheFileDescribedIsWritten) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::shape_inference_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_batch_normalization_test {
 namespace {
 
 std::string net(const std::string& type, const std::string& nodes, const std::string& initializers) {
@@ -79,4 +79,4 @@ TEST(FoldBatchNormalization, KeepsWithoutALinearBefore) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_batch_normalization_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_constants_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers) {
@@ -77,4 +77,4 @@ TEST(FoldConstants, KeepsNodesWithAVariableOperand) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_constants_test

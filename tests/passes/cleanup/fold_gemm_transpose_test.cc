@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_gemm_transpose_test {
 namespace {
 
 std::string net(const std::string& nodes) {
@@ -33,4 +33,4 @@ TEST(FoldGemmTranspose, KeepsMatMul) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_gemm_transpose_test

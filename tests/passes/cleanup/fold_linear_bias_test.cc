@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_linear_bias_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers) {
@@ -56,4 +56,4 @@ TEST(FoldLinearBias, KeepsAVariableBias) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_linear_bias_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_linear_scale_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers) {
@@ -110,4 +110,4 @@ TEST(FoldLinearScale, KeepsAVariableFactorOrWeight) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_linear_scale_test

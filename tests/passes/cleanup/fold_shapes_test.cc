@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_shapes_test {
 namespace {
 
 constexpr const char* kHead = "<ir_version: 8, opset_import: [\"\": 17]> ";
@@ -107,4 +107,4 @@ TEST(FoldShapes, KeepsUnknownRank) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_shapes_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fuse_gemm_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers, const std::string& type = "float[N, 2]") {
@@ -41,4 +41,4 @@ TEST(FuseGemm, KeepsIntegers) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fuse_gemm_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fuse_pad_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers) {
@@ -54,4 +54,4 @@ TEST(FusePad, KeepsMaxPool) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fuse_pad_test

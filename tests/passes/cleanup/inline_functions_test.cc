@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::inline_functions_test {
 namespace {
 
 TEST(InlineFunctions, InlinesNestedCalls) {
@@ -57,4 +57,4 @@ TEST(InlineFunctions, LeavesUnknownDomains) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::inline_functions_test

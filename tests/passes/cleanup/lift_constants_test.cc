@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::lift_constants_test {
 namespace {
 
 TEST(LiftConstants, MakesInitializers) {
@@ -54,4 +54,4 @@ TEST(LiftConstants, KeepsResultsOfBranches) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::lift_constants_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_casts_test {
 namespace {
 
 std::string net(const std::string& from, const std::string& to, const std::string& nodes) {
@@ -42,4 +42,4 @@ TEST(MergeCasts, KeepsStrings) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_casts_test

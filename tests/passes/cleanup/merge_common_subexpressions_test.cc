@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_common_subexpressions_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers = "") {
@@ -55,4 +55,4 @@ TEST(MergeCommonSubexpressions, KeepsOtherAttributesAndInputs) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_common_subexpressions_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_initializers_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers) {
@@ -60,4 +60,4 @@ TEST(MergeInitializers, KeepsOverridableOnes) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_initializers_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_reshapes_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers,
@@ -69,4 +69,4 @@ TEST(MergeReshapes, KeepsAllowZero) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_reshapes_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_slices_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& constants, const std::string& outputs = "float[A, B] y",
@@ -47,4 +47,4 @@ TEST(MergeSlices, KeepsSlicesWhoseBoundsAreAttributes) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_slices_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_transposes_test {
 namespace {
 
 std::string net(const std::string& nodes) {
@@ -58,4 +58,4 @@ TEST(MergeTransposes, KeepsWithSomethingBetween) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_transposes_test

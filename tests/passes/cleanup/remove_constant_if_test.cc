@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::remove_constant_if_test {
 namespace {
 
 std::string net(const std::string& initializer, const std::string& nodes) {
@@ -50,4 +50,4 @@ TEST(RemoveConstantIf, KeepsLoops) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::remove_constant_if_test

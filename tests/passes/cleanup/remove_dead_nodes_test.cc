@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::remove_dead_nodes_test {
 namespace {
 
 TEST(RemoveDeadNodes, RemovesChainsAndInitializers) {
@@ -66,4 +66,4 @@ TEST(RemoveDeadNodes, KeepsFunctionsCalledByFunctions) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::remove_dead_nodes_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::remove_identity_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers = "", int opset = 17) {
@@ -117,4 +117,4 @@ TEST(RemoveIdentity, KeepsWhereThatBroadcasts) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::remove_identity_test

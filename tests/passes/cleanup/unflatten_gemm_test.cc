@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::unflatten_gemm_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& initializers, const std::string& input = "float[2, 3, 4]",
@@ -60,4 +60,4 @@ TEST(UnflattenGemm, KeepsSharedValuesAndFactors) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::unflatten_gemm_test

@@ -7,7 +7,7 @@
 #include "analysis/structure/blocks.h"
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::drop_blocks_test {
 namespace {
 
 using test::model_from_text;
@@ -150,4 +150,4 @@ TEST(DropBlocks, HiddenStatesOfTokensAreNoScores) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::drop_blocks_test

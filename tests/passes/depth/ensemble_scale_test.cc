@@ -4,7 +4,7 @@
 #include "analysis/depth/stream_paths.h"
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::ensemble_scale_test {
 namespace {
 
 using test::model_from_text;
@@ -126,4 +126,4 @@ TEST(EnsembleScale, WithoutALossyPassBeforeThereIsNothingToRepair) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::ensemble_scale_test

@@ -13,7 +13,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::align_test {
 namespace {
 
 using test::difference;
@@ -151,4 +151,4 @@ TEST(Orthogonal, CentredProcrustesKeepsOnes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::align_test

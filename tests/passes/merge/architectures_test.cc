@@ -10,7 +10,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::architectures_test {
 namespace {
 
 using test::largest_difference;
@@ -161,4 +161,4 @@ INSTANTIATE_TEST_SUITE_P(All, Architectures,
                          [](const auto& network) { return network.param.name; });
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::architectures_test

@@ -11,7 +11,7 @@
 #include "passes/merge/weights.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::method_test {
 namespace {
 
 using test::model_from_text;
@@ -194,4 +194,4 @@ TEST(MergeControls, HalfAnchorHalvesWhatDiffers) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::method_test

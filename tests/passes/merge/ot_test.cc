@@ -14,7 +14,7 @@
 #include "tests/passes/merge/small_transformer.h"
 #include "tests/support/equivalence.h"
 
-namespace onnxfold {
+namespace onnxfold::ot_test {
 namespace {
 
 using test::difference;
@@ -232,4 +232,4 @@ TEST(Ot, AllMassInTheLimitOfLargeLambdaIsTheMeanNeuron) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::ot_test

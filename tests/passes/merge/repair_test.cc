@@ -12,7 +12,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::repair_test {
 namespace {
 
 using test::transformer;
@@ -95,4 +95,4 @@ TEST(Augment, MovesImagesByAPixel) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::repair_test

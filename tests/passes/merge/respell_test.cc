@@ -10,7 +10,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::respell_test {
 namespace {
 
 using test::model_from_text;
@@ -113,4 +113,4 @@ TEST(Respell, ABiasNeedsAPlace) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::respell_test

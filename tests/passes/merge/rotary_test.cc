@@ -12,7 +12,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::rotary_test {
 namespace {
 
 using test::difference;
@@ -289,4 +289,4 @@ TEST(RotaryProbe, TablesThatNeverTurnHoldTheirElements) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::rotary_test

@@ -5,7 +5,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::awq_test {
 namespace {
 
 using test::first_output;
@@ -115,4 +115,4 @@ TEST(Awq, SaysWhereItDoesNotFold) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::awq_test

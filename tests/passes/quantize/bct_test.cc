@@ -8,7 +8,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::bct_test {
 namespace {
 
 Dataset normal_data(const std::string& input, const Dims& dims, int batches = 2) {
@@ -391,4 +391,4 @@ TEST(BctIntegers, AgreeOnAPerceptron) {
 TEST(BctIntegers, AgreeOnAttentionAndNorm) { expect_integers_agree(kBlock, normal_data("x", {2, 5, 32})); }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::bct_test

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <random>
 
-namespace onnxfold {
+namespace onnxfold::bit_allocation_test {
 namespace {
 
 using Items = std::vector<std::vector<FormatChoice>>;
@@ -90,4 +90,4 @@ TEST(BitAllocation, IsNearTheBestOfAllCombinations) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::bit_allocation_test

@@ -9,7 +9,7 @@
 #include "passes/quantize/block_layout.h"
 #include "passes/quantize/packing.h"
 
-namespace onnxfold {
+namespace onnxfold::blockwise_test {
 namespace {
 
 struct Case {
@@ -172,4 +172,4 @@ TEST(BlockLayout, ConversionsKeepTheMeaningAndTheBytes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::blockwise_test

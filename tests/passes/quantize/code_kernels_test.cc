@@ -6,7 +6,7 @@
 
 #include "passes/quantize/packing.h"
 
-namespace onnxfold {
+namespace onnxfold::code_kernels_test {
 namespace {
 
 // Every length around the widths of vectors; the byte after the last is left alone.
@@ -44,4 +44,4 @@ TEST(CodeKernels, DecodedCodesAreTheFormula) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::code_kernels_test

@@ -8,7 +8,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::convert_blockwise_form_test {
 namespace {
 
 const OptionMap kToStandard = {{"to", "dequantizelinear"}};
@@ -272,4 +272,4 @@ TEST(ConvertBlockwiseForm, SaysWhy) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::convert_blockwise_form_test

@@ -6,7 +6,7 @@
 #include "tests/support/calibrated_run.h"
 #include "tests/support/equivalence.h"
 
-namespace onnxfold {
+namespace onnxfold::convert_float16_test {
 namespace {
 
 using test::model_from_text;
@@ -125,4 +125,4 @@ TEST(ConvertFloat16, NothingToDo) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::convert_float16_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::correct_bias_test {
 namespace {
 
 using test::first_output;
@@ -101,4 +101,4 @@ TEST(CorrectBias, NearMisses) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::correct_bias_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::correct_low_rank_test {
 namespace {
 
 using test::first_output;
@@ -83,4 +83,4 @@ TEST(CorrectLowRank, NearMisses) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::correct_low_rank_test

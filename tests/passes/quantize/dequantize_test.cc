@@ -5,7 +5,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::dequantize_test {
 namespace {
 
 using test::first_output;
@@ -165,4 +165,4 @@ TEST(Dequantize, ThenOtherBits) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::dequantize_test

@@ -5,7 +5,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::dynamic_int8_test {
 namespace {
 
 using test::first_output;
@@ -93,4 +93,4 @@ TEST(DynamicInt8, LeavesOldOpsetsAloneAndConvolutionsWhenAsked) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::dynamic_int8_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::equalize_test {
 namespace {
 
 using test::model_from_text;
@@ -115,4 +115,4 @@ TEST(Equalize, NearMisses) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::equalize_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::format_rules_test {
 namespace {
 
 constexpr const char* kTwo = R"(<ir_version: 8, opset_import: ["" : 17]>
@@ -84,4 +84,4 @@ TEST(FormatRules, TextOfAFormatReadsBack) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::format_rules_test

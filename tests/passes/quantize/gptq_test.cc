@@ -10,7 +10,7 @@
 #include "passes/registry.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::gptq_test {
 namespace {
 
 using test::model_from_text;
@@ -269,4 +269,4 @@ g (int64[N] i) => (float[64, N] y) <float[40, 64] t = {}, float[64, 64] w = {}> 
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::gptq_test

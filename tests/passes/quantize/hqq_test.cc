@@ -6,7 +6,7 @@
 #include "passes/quantize/blockwise.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::hqq_test {
 namespace {
 
 using test::model_from_text;
@@ -95,4 +95,4 @@ TEST(Hqq, FloatZeroPointsNeedAFormThatHasThem) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::hqq_test

@@ -8,7 +8,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::integer_flow_test {
 namespace {
 
 using test::first_output;
@@ -194,4 +194,4 @@ TEST(IntegerFlow, AClipWithoutZeroIsNotAbsorbed) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::integer_flow_test

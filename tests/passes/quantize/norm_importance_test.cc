@@ -6,7 +6,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::norm_importance_test {
 namespace {
 
 // Gains 1, 2, 1, 2, ... and biases 0, 1, 0, 1, ...: second moments 1 and 5.
@@ -114,4 +114,4 @@ TEST(NormImportance, RtnSearchCountsIt) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::norm_importance_test

@@ -6,7 +6,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::others_test {
 namespace {
 
 using test::first_output;
@@ -265,4 +265,4 @@ TEST(Others, WhatIsQuantizedAlreadyIsLeftAloneAndSaid) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::others_test

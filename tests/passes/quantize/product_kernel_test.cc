@@ -4,7 +4,7 @@
 
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::product_kernel_test {
 namespace {
 
 std::string product(const std::string& rows, const std::string& node, int width = 256) {
@@ -158,4 +158,4 @@ TEST(ProductKernel, StandardTablesAreSlow) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::product_kernel_test

@@ -6,7 +6,7 @@
 #include "passes/quantize/activation_range.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::qdq_int8_test {
 namespace {
 
 using test::first_output;
@@ -107,4 +107,4 @@ TEST(ActivationRange, ZeroIsRepresentedExactly) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::qdq_int8_test

@@ -7,7 +7,7 @@
 #include "passes/quantize/blockwise.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::rtn_search_test {
 namespace {
 
 // Heavy tails, as trained weights have them.
@@ -166,4 +166,4 @@ TEST(RtnSearch, IsAPass) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::rtn_search_test

@@ -4,7 +4,7 @@
 #include "passes/registry.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::rtn_test {
 namespace {
 
 using test::model_from_text;
@@ -236,4 +236,4 @@ TEST(Rtn, ABadWeightIsNamedWhenItsBytesAreMade) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::rtn_test

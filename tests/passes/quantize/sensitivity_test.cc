@@ -8,7 +8,7 @@
 #include "analysis/compare/damage.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::sensitivity_test {
 namespace {
 
 std::string numbers(std::int64_t count, double scale, std::uint64_t seed) {
@@ -138,4 +138,4 @@ TEST(Sensitivity, WeightsThatAreNotFiniteAreNamed) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::sensitivity_test

@@ -6,7 +6,7 @@
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
 
-namespace onnxfold {
+namespace onnxfold::smooth_test {
 namespace {
 
 using test::first_output;
@@ -89,4 +89,4 @@ TEST(Smooth, NearMisses) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::smooth_test

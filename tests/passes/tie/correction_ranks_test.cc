@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-namespace onnxfold {
+namespace onnxfold::correction_ranks_test {
 namespace {
 
 using testing::ElementsAre;
@@ -54,4 +54,4 @@ TEST(CorrectionRanks, NothingToSpendIsStrict) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::correction_ranks_test

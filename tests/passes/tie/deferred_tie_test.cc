@@ -5,7 +5,7 @@
 #include <random>
 #include <thread>
 
-namespace onnxfold {
+namespace onnxfold::deferred_tie_test {
 namespace {
 
 Tensor normal(std::int64_t rows, std::int64_t cols, std::uint64_t seed, DType dtype = DType::kFloat32) {
@@ -143,4 +143,4 @@ TEST(DeferredTie, ThreadsGetTheSameBytes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::deferred_tie_test

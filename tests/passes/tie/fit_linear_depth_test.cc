@@ -5,7 +5,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::fit_linear_depth_test {
 namespace {
 
 using test::ffn_stack;
@@ -100,4 +100,4 @@ TEST(FitLinearDepth, RollsIntoALoop) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::fit_linear_depth_test

@@ -8,7 +8,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::head_order_test {
 namespace {
 
 // Blocks of attention on a stream of 8 channels: 4 heads of 2, keys and values of `groups` heads. `between` stands
@@ -174,4 +174,4 @@ TEST(HeadOrder, SharedConstantsStay) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::head_order_test

@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-namespace onnxfold {
+namespace onnxfold::loop_plan_test {
 namespace {
 
 using testing::ElementsAre;
@@ -50,4 +50,4 @@ TEST(LoopPlan, StepwiseKeepsTheFirstAndTheLast) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::loop_plan_test

@@ -9,7 +9,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::neuron_order_test {
 namespace {
 
 // Block 1 is block 0 with its neurons turned by five places.
@@ -69,4 +69,4 @@ TEST(NeuronOrder, SharedConstantsStay) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::neuron_order_test

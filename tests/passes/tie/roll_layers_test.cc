@@ -4,7 +4,7 @@
 
 #include "tests/passes/tie/rolled.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::roll_layers_test {
 namespace {
 
 using testing::HasSubstr;
@@ -445,4 +445,4 @@ TEST(RollLayers, RandomStacks) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::roll_layers_test

@@ -3,7 +3,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::set_steps_test {
 namespace {
 
 TEST(SetSteps, ChangesTheDepthOfTiedModels) {
@@ -99,4 +99,4 @@ TEST(SetSteps, TurnsThatDifferStay) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::set_steps_test

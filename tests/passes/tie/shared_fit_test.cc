@@ -7,7 +7,7 @@
 
 #include "analysis/calibrate/statistics.h"
 
-namespace onnxfold {
+namespace onnxfold::shared_fit_test {
 namespace {
 
 Matrix normal(std::int64_t rows, std::int64_t cols, std::uint64_t seed) {
@@ -154,4 +154,4 @@ TEST(SharedFit, DeadInputsAndEmptyStatistics) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::shared_fit_test

@@ -3,7 +3,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::tie_embeddings_test {
 namespace {
 
 const std::string kTable = "float[4,2] e = {1, 2, 3, 4, 5, 6, 7, 8}";
@@ -58,4 +58,4 @@ TEST(TieEmbeddings, TablesAreWhatGatherReads) {
   EXPECT_EQ(difference(*model_from_text(text), *model, Precision::kFloat32, 0), "");
 }
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::tie_embeddings_test

@@ -9,7 +9,7 @@
 #include "formats/onnx/onnx_file.h"
 #include "tests/support/paths.h"
 
-namespace onnxfold {
+namespace onnxfold::tie_group_test {
 namespace {
 
 class TrainedLayers : public testing::Test {
@@ -110,4 +110,4 @@ TEST_F(TrainedLayers, LeastSquaresHasLessOutputErrorOnHeldOutDataThanAnyOtherSta
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::tie_group_test

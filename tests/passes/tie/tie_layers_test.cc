@@ -10,7 +10,7 @@
 #include "tests/passes/tie/stacks.h"
 #include "tests/support/equivalence.h"
 
-namespace onnxfold {
+namespace onnxfold::tie_layers_test {
 namespace {
 
 using test::ffn_stack;
@@ -394,4 +394,4 @@ TEST(TieLayers, NormsAndBiasesMayBeFoldedFirst) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::tie_layers_test

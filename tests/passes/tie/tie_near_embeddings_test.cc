@@ -3,7 +3,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::tie_near_embeddings_test {
 namespace {
 
 const std::string kTable = "float[4,2] e = {1, 2, 3, 4, 5, 6, 7, 8}";
@@ -27,4 +27,4 @@ TEST(TieNearEmbeddings, WithinATolerance) {
   EXPECT_EQ(same->graph().initializers().size(), 1U);
 }
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::tie_near_embeddings_test

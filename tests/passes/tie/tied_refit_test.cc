@@ -6,7 +6,7 @@
 #include "tests/passes/tie/stacks.h"
 #include "tests/support/equivalence.h"
 
-namespace onnxfold {
+namespace onnxfold::tied_refit_test {
 namespace {
 
 using test::ffn_stack;
@@ -92,4 +92,4 @@ TEST(TiedRefit, ExactTyingStaysExact) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::tied_refit_test

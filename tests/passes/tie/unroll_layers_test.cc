@@ -2,7 +2,7 @@
 
 #include "tests/passes/tie/rolled.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::unroll_layers_test {
 namespace {
 
 using testing::HasSubstr;
@@ -139,4 +139,4 @@ TEST(UnrollLayers, LargeLoopsStay) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::unroll_layers_test

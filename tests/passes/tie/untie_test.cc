@@ -3,7 +3,7 @@
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::untie_test {
 namespace {
 
 const std::string kTable = "float[4,2] e = {1, 2, 3, 4, 5, 6, 7, 8}";
@@ -31,4 +31,4 @@ TEST(Untie, OtherReadersKeepTheTable) {
   expect_unchanged("untie", net(kTable, "z = ReduceSum <keepdims = 0> (e) y = Mul(h, z)"));
 }
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::untie_test

@@ -4,7 +4,7 @@
 #include "passes/width/rank_budget.h"
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::low_rank_test {
 namespace {
 
 using test::model_from_text;
@@ -121,4 +121,4 @@ TEST(LowRank, RanksGoWhereTheModelFeelsThem) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::low_rank_test

@@ -4,7 +4,7 @@
 #include "analysis/compare/damage.h"
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::prune_heads_test {
 namespace {
 
 using test::model_from_text;
@@ -180,4 +180,4 @@ TEST(PruneHeads, NearMissesStay) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::prune_heads_test

@@ -4,7 +4,7 @@
 #include "passes/width/removal_spread.h"
 #include "tests/passes/depth/run_on_data.h"
 
-namespace onnxfold {
+namespace onnxfold::prune_neurons_test {
 namespace {
 
 using test::model_from_text;
@@ -110,4 +110,4 @@ TEST(RemovalSpread, ParametersGoWhereTheyCostLeast) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::prune_neurons_test

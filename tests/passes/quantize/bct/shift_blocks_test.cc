@@ -6,7 +6,7 @@
 #include <limits>
 #include <random>
 
-namespace onnxfold {
+namespace onnxfold::shift_blocks_test {
 namespace {
 
 std::vector<float> heavy_tailed(std::int64_t count, std::uint32_t seed) {
@@ -141,4 +141,4 @@ TEST(ShiftBlocks, TensorsAreTheCodesPacked) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::shift_blocks_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::expand_activation_test {
 namespace {
 
 std::string net(const std::string& nodes, int opset = 20) {
@@ -48,4 +48,4 @@ TEST(ExpandActivation, OnnxRuntimesOwnBecomeChainsInOldOpsets) {
 TEST(ExpandActivation, NeedsErf) { expect_unchanged("expand-activation", net("y = com.microsoft.Gelu(x)", 8)); }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::expand_activation_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fuse_activation_test {
 namespace {
 
 const std::string kConstants =
@@ -108,4 +108,4 @@ TEST(FuseActivation, KeepsConstantsThatRaiseTheRank) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fuse_activation_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::expand_attention_test {
 namespace {
 
 // 4 heads of 4, whose scale is 0.5 by default. Constants that the chains need come with `more`.
@@ -252,4 +252,4 @@ TEST(ExpandAttention, LeavesWhatHasNoChain) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::expand_attention_test

@@ -3,7 +3,7 @@
 #include "tests/passes/reparam/attention_text.h"
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_attention_scale_test {
 namespace {
 
 const std::string kPass = "fold-attention-scale";
@@ -134,4 +134,4 @@ TEST(FoldAttentionScale, KeepsQueriesThatAreKeys) {
 TEST(FoldAttentionScale, KeepsWithoutFactors) { expect_unchanged(kPass, with_scores("s = MatMul(q, k) ").text()); }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_attention_scale_test

@@ -3,7 +3,7 @@
 #include "tests/passes/reparam/attention_text.h"
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_value_bias_test {
 namespace {
 
 const std::string kPass = "fold-value-bias";
@@ -136,4 +136,4 @@ TEST(FoldValueBias, KeepsWithoutValueBias) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_value_bias_test

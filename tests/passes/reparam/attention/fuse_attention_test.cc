@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fuse_attention_test {
 namespace {
 
 // q, k and v are computed: x, z and u are [B, S, 16]; 4 heads of 4, whose scale is 0.5 by default.
@@ -152,4 +152,4 @@ TEST(FuseAttention, KeepsMasksThatWouldRepeatTheScores) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fuse_attention_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_parallel_attention_test {
 namespace {
 
 const std::string kPass = "merge-parallel-attention";
@@ -422,4 +422,4 @@ TEST(MergeParallelAttention, KeepsOneAttention) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_parallel_attention_test

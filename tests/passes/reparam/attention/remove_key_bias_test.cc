@@ -3,7 +3,7 @@
 #include "tests/passes/reparam/attention_text.h"
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::remove_key_bias_test {
 namespace {
 
 const std::string kPass = "remove-key-bias";
@@ -148,4 +148,4 @@ TEST(RemoveKeyBias, KeepsQueryAndValueBiases) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::remove_key_bias_test

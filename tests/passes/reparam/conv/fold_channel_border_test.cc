@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_channel_border_test {
 namespace {
 
 const std::string kPass = "fold-channel-border";
@@ -168,4 +168,4 @@ TEST(FoldChannelBorder, InnerMapReadElsewhereStays) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_channel_border_test

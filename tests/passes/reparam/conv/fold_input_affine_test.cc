@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_input_affine_test {
 namespace {
 
 const std::string kPass = "fold-input-affine";
@@ -177,4 +177,4 @@ TEST(FoldInputAffine, KeepsTheHalfOfGelu) {  // the whole chain is one operator 
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_input_affine_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_conv_branches_test {
 namespace {
 
 const std::string kPass = "merge-conv-branches";
@@ -288,4 +288,4 @@ TEST(MergeConvBranches, KeepsSumsWithoutConvolution) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_conv_branches_test

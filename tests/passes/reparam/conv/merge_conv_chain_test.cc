@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_conv_chain_test {
 namespace {
 
 const std::string kPass = "merge-conv-chain";
@@ -109,4 +109,4 @@ TEST(MergeConvChain, KeepsTransposedConvolutions) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_conv_chain_test

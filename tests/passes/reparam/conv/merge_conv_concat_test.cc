@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_conv_concat_test {
 namespace {
 
 const std::string kPass = "merge-conv-concat";
@@ -98,4 +98,4 @@ TEST(MergeConvConcat, KeepsVariableWeights) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_conv_concat_test

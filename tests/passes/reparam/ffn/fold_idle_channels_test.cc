@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_idle_channels_test {
 namespace {
 
 const std::string kPass = "fold-idle-channels";
@@ -118,4 +118,4 @@ TEST(FoldIdleChannels, KeepsVariableWeights) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_idle_channels_test

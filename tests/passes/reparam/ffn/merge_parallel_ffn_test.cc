@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_parallel_ffn_test {
 namespace {
 
 const std::string kPass = "merge-parallel-ffn";
@@ -187,4 +187,4 @@ TEST(MergeParallelFfn, KeepsOneLayer) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_parallel_ffn_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::expand_linear_test {
 namespace {
 
 std::string net(const std::string& nodes, const std::string& inputs, const std::string& output,
@@ -50,4 +50,4 @@ TEST(ExpandLinear, KeepsWhatItDoesNotKnow) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::expand_linear_test

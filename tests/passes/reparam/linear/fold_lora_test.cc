@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_lora_test {
 namespace {
 
 const std::string kPass = "fold-lora";
@@ -111,4 +111,4 @@ TEST(FoldLora, KeepsQuantizedBase) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_lora_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_output_affine_test {
 namespace {
 
 const std::string kPass = "fold-output-affine";
@@ -75,4 +75,4 @@ TEST(FoldOutputAffine, KeepsVariableWeights) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_output_affine_test

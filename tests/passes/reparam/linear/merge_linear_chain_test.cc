@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_linear_chain_test {
 namespace {
 
 const std::string kPass = "merge-linear-chain";
@@ -101,4 +101,4 @@ TEST(MergeLinearChain, KeepsTheLeftOperand) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_linear_chain_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_linear_sum_test {
 namespace {
 
 const std::string kPass = "merge-linear-sum";
@@ -122,4 +122,4 @@ TEST(MergeLinearSum, KeepsAdaptersToTheirOwnPass) {
 TEST(MergeLinearSum, KeepsPlainSums) { expect_kept("a = Mul(x, b) y = Add(x, a)", kSquare); }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_linear_sum_test

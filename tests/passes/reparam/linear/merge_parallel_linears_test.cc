@@ -3,7 +3,7 @@
 #include "tests/passes/reparam/attention_text.h"
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::merge_parallel_linears_test {
 namespace {
 
 const std::string kPass = "merge-parallel-linears";
@@ -112,4 +112,4 @@ TEST(MergeParallelLinears, KeepsQuantizedWeights) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::merge_parallel_linears_test

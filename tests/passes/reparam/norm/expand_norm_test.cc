@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::expand_norm_test {
 namespace {
 
 std::string net(const std::string& nodes, int opset = 17, const std::string& more = "",
@@ -87,4 +87,4 @@ TEST(ExpandNorm, GroupNorm) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::expand_norm_test

@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fold_norm_affine_test {
 namespace {
 
 const std::string kPass = "fold-norm-affine";
@@ -185,4 +185,4 @@ TEST(FoldNormAffine, KeepsQuantizedWeights) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fold_norm_affine_test

@@ -2,7 +2,7 @@
 
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::fuse_norm_test {
 namespace {
 
 // 2^-17 is the same number in an attribute and in a double.
@@ -208,4 +208,4 @@ TEST(FuseNorm, GroupNormNearMisses) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::fuse_norm_test

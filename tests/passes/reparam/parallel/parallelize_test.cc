@@ -2,7 +2,7 @@
 
 #include "tests/passes/reparam/expect_operators.h"
 
-namespace onnxfold::test {
+namespace onnxfold::test::parallelize_test {
 namespace {
 
 const std::string kPass = "parallelize";
@@ -125,4 +125,4 @@ TEST(Parallelize, KeepsOtherLayersAndSingleBlocks) {
 }
 
 }  // namespace
-}  // namespace onnxfold::test
+}  // namespace onnxfold::test::parallelize_test

@@ -2,7 +2,8 @@
 # Installs what onnxfold needs: Debian packages, CMake and Ninja (PyPI, pinned), and ONNX 1.23.2 C++ (PyPI source
 # archive, hash pinned) built once into a cache outside the tree.
 #   scripts/setup.sh          what the build needs
-#   scripts/setup.sh --tests  and what the tests need (onnx, onnxruntime, numpy in a private environment)
+#   scripts/setup.sh --tests  and what the tests need (onnx, onnxruntime, numpy, clang-format in a private environment)
+#   scripts/setup.sh --tools  and clang, clang-tidy and Google Benchmark: the preset clang, lint.sh --tidy, benchmarks/
 # Prints nothing but progress; the paths it made are read back with `source scripts/env.sh`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +16,9 @@ packages=(
   liblemon-dev                            # exact optimal transport (network simplex)
   libxxhash-dev libzip-dev zlib1g-dev python3-venv
 )
-[[ ${1:-} == --tests ]] && packages+=(libgtest-dev clang clang-format clang-tidy libbenchmark-dev unzip)
+tests=; [[ ${1:-} == --tests || ${1:-} == --tools ]] && tests=yes
+[[ $tests ]] && packages+=(libgtest-dev unzip)
+[[ ${1:-} == --tools ]] && packages+=(clang clang-tidy libbenchmark-dev)
 
 missing=()
 for package in "${packages[@]}"; do
@@ -54,7 +57,7 @@ if [[ ! -d $ONNXFOLD_ONNX ]]; then
   build_onnx
 fi
 
-if [[ ${1:-} == --tests && ! -e $ONNXFOLD_TEST_VENV/complete ]]; then
+if [[ $tests && ! -e $ONNXFOLD_TEST_VENV/complete ]]; then
   echo "setup: test environment"
   rm -rf "$ONNXFOLD_TEST_VENV"
   python3 -m venv "$ONNXFOLD_TEST_VENV"

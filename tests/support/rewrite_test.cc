@@ -17,7 +17,7 @@
 #include "tests/support/canonical_text.h"
 #include "tests/support/equivalence.h"
 
-namespace onnxfold::test::rewrite_test {
+namespace onnxfold::test {
 namespace {
 
 std::int64_t count_of(const std::string& dims) {
@@ -172,4 +172,4 @@ void expect_error(const std::string& pass, const std::string& text, const std::s
   EXPECT_NE(changed.error().message.find(message_part), std::string::npos) << changed.error().message;
 }
 
-}  // namespace onnxfold::test::rewrite_test
+}  // namespace onnxfold::test

@@ -9,7 +9,7 @@
 #include "exec/array.h"
 #include "tests/support/rewrite_test.h"
 
-namespace onnxfold {
+namespace onnxfold::finite_test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -55,4 +55,4 @@ TEST(Finite, InputsAreNamedWithTheBatch) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::finite_test

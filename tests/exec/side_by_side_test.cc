@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace onnxfold {
+namespace onnxfold::side_by_side_test {
 namespace {
 
 TEST(SideBySide, EveryPieceOnceAndTheFirstErrorAtAnyThreadCount) {
@@ -29,4 +29,4 @@ TEST(SideBySide, EveryPieceOnceAndTheFirstErrorAtAnyThreadCount) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::side_by_side_test

@@ -7,7 +7,7 @@
 
 #include "analysis/calibrate/statistics.h"
 
-namespace onnxfold {
+namespace onnxfold::row_view_test {
 namespace {
 
 Datum counted(DType dtype, const Dims& dims) {
@@ -103,4 +103,4 @@ TEST(RowView, GramOfMixedTypes) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::row_view_test

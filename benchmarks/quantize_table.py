@@ -84,6 +84,8 @@ class Cells:
     def get(self, key, make):
         if key not in self.found:
             cell = {"key": key, **make()}
+            if "failed" in cell:  # tried again next time
+                return cell
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(cell) + "\n")
             self.found[key] = cell

@@ -28,6 +28,8 @@ constexpr std::array kVerbs = {
     Verb{"analyze", "measure what the blocks of a model do on data", run_analyze},
     Verb{"inspect", "show what is in a model", run_inspect},
     Verb{"convert", "change opset, place of the weights, form of low-bit weights", run_convert},
+    Verb{"pack", "store a model in one smaller file, without loss", run_pack},
+    Verb{"unpack", "give a packed model back", run_unpack},
     Verb{"passes", "list the passes, their options and the recipes", run_passes},
 };
 

@@ -13,6 +13,8 @@ Result<int> run_run(const Words& words);
 Result<int> run_analyze(const Words& words);
 Result<int> run_inspect(const Words& words);
 Result<int> run_convert(const Words& words);
+Result<int> run_pack(const Words& words);
+Result<int> run_unpack(const Words& words);
 Result<int> run_passes(const Words& words);
 
 // Exit codes, besides those of errors.

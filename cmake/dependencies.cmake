@@ -20,3 +20,5 @@ find_library(DNNL_LIBRARY dnnl REQUIRED)
 # libzip's package file likewise wants its command-line tools installed.
 find_path(LIBZIP_INCLUDE_DIR zip.h REQUIRED)
 find_library(LIBZIP_LIBRARY zip REQUIRED)
+find_path(ZSTD_INCLUDE_DIR zstd.h REQUIRED)
+find_library(ZSTD_LIBRARY zstd REQUIRED)

@@ -14,7 +14,7 @@ packages=(
   libdnnl-dev libhwy-dev libeigen3-dev    # products and convolutions, SIMD, float64 linear algebra
   libboost-program-options-dev libexpected-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev
   liblemon-dev                            # exact optimal transport (network simplex)
-  libxxhash-dev libzip-dev zlib1g-dev python3-venv
+  libxxhash-dev libzip-dev zlib1g-dev libzstd-dev python3-venv
 )
 tests=; [[ ${1:-} == --tests || ${1:-} == --tools ]] && tests=yes
 [[ $tests ]] && packages+=(libgtest-dev unzip)

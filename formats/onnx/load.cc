@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <set>
 
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/proto.h"
@@ -54,6 +55,7 @@ class ExternalFiles {
 
   fs::path folder_;
   std::map<std::string, Entry> files_;  // by real path
+  std::set<std::string> locations_;
 };
 
 Result<std::int64_t> parse_number(const std::string& text, const char* key) {
@@ -85,6 +87,7 @@ Result<std::string> resolve(const fs::path& folder, const std::string& location)
 
 Result<ExternalFiles::Entry*> ExternalFiles::file(const std::string& location) {
   OF_ASSIGN(const std::string path, resolve(folder_, location));
+  locations_.insert(fs::path(location).lexically_normal().generic_string());
   const auto found = files_.find(path);
   if (found != files_.end()) return &found->second;
   auto mapped = MappedFile::open(path);
@@ -124,6 +127,7 @@ Result<Tensor> ExternalFiles::open(const onnx::TensorProto& proto, DType dtype, 
 }
 
 void ExternalFiles::report(LoadStats& stats) const {
+  stats.external_locations.assign(locations_.begin(), locations_.end());
   constexpr std::int64_t kGap = 64 << 10;  // alignment that writers leave between tensors
   for (const auto& [location, entry] : files_) {
     const auto size = static_cast<std::int64_t>(entry.file->data().size());

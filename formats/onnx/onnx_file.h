@@ -15,10 +15,11 @@
 namespace onnxfold {
 
 struct LoadStats {
-  std::int64_t file_bytes = 0;      // of the .onnx file
-  std::int64_t external_bytes = 0;  // of all external files together
-  std::int64_t dead_bytes = 0;      // bytes of external files no tensor refers to (alignment gaps excluded)
-  std::vector<std::string> external_files;
+  std::int64_t file_bytes = 0;                  // of the .onnx file
+  std::int64_t external_bytes = 0;              // of all external files together
+  std::int64_t dead_bytes = 0;                  // bytes of external files no tensor refers to (alignment gaps excluded)
+  std::vector<std::string> external_files;      // real paths
+  std::vector<std::string> external_locations;  // as tensors name them: relative to the folder, normalized, sorted
 };
 
 // Loads a model. Large tensors stay on disk: external data is mapped, inline data shares the parsed proto's memory.

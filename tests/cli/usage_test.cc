@@ -19,7 +19,7 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
 }
 
 TEST(Usage, EveryVerbHasHelpWithAnExample) {
-  for (const char* verb : {"compress", "verify", "run", "analyze", "inspect", "convert", "passes"}) {
+  for (const char* verb : {"compress", "verify", "run", "analyze", "inspect", "convert", "pack", "unpack", "passes"}) {
     const Outcome outcome = run_program({verb, "--help"});
     EXPECT_EQ(outcome.code, 0) << verb;
     EXPECT_THAT(outcome.out, HasSubstr(std::string("Example:\n  onnxfold ") + verb));

@@ -239,7 +239,7 @@ class Bct final : public Pass {
     if (options_.grid.function_bits == 0) why = "function-bits=0";
     if (excluded(label)) why = "excluded by name";
     if (codes == rounded_values_.end() || in == ranges_.grids.end()) why = "its input is not rounded";
-    if (why.empty() && (in->second.bits > 8 || out.bits > 8)) why = "tables take 8 bits at most";
+    if (why.empty() && in->second.bits > 8) why = "tables take 8 bits at most";
     if (why.empty() && in->second.exponents.size() > 1 && out.exponents.size() > 1 &&
         (in->second.exponents.size() != out.exponents.size() || in->second.axis != out.axis)) {
       why = "its input and its result have different channels";
@@ -299,7 +299,9 @@ std::unique_ptr<Pass> make_bct(const PassOptions& options) {
   made.weights = {bits("weight-bits"), block, refine};
   made.tables = {bits("embedding-bits"), block, refine};
   made.parameters = {bits("parameter-bits"), block, refine};
-  made.grid = {bits("activation-bits"), options.integer("activation-block"), refine, bits("function-bits")};
+  made.grid = {
+      bits("activation-bits"), options.integer("activation-block"), refine, bits("function-bits"), bits("stream-bits"),
+      bits("result-bits")};
   made.softmax_bits = bits("softmax-bits");
   made.probability_bits = bits("probability-bits");
   made.norm_bits = bits("norm-bits");

@@ -166,7 +166,9 @@ Status ConvertFloat16::see_results(const Graph& graph, PassContext& context) {
 
 Result<bool> ConvertFloat16::store_weights(Graph& graph, PassContext& context) {
   bool changed = false;
-  for (Value* value : graph.initializers()) {
+  std::vector<Value*> values = graph.initializers();
+  for (const Node* node : graph.nodes_of("Constant")) values.push_back(node->output());
+  for (Value* value : values) {
     const Tensor* tensor = constant(value);
     if (tensor == nullptr || tensor->dtype() != DType::kFloat32 || tensor->size() < min_elements_) continue;
     if (value->uses().empty() || value->is_graph_output()) continue;
@@ -181,6 +183,9 @@ Result<bool> ConvertFloat16::store_weights(Graph& graph, PassContext& context) {
     const std::vector<Node*> nodes = graph.nodes();
     NodeSpec spec = cast_of(*stored, DType::kFloat32, "_float");
     Value* wide = graph.insert(std::move(spec), nodes.empty() ? nullptr : nodes.front())->output();
+    if (type_ == DType::kFloat16 && numbers->vanished > 0) {
+      context.note(value->name(), fmt::format("{} numbers became 0", numbers->vanished));
+    }
     context.applied(value->name(), std::string(name(type_)), tensor->nbytes(), tensor->nbytes() / 2);
     graph.replace_all_uses(*value, *wide);
     erase_if_unused(graph, *value);

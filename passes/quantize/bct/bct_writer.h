@@ -25,7 +25,7 @@ std::vector<Attribute> attributes(Rest&&... rest) {
 
 // How the numbers of a value are rounded: code * 2^exponent, one exponent for all or one for each index of an axis.
 struct Grid {
-  int bits = 8;                        // 2 to 8: int8; 16: int16
+  int bits = 8;                        // 2 to 8: int8; more: int16, where nothing is cut off at `bits`
   std::int64_t axis = -1;              // of the exponents; counts from the end
   std::vector<std::int8_t> exponents;  // one, or one for each index of the axis
 

@@ -40,10 +40,12 @@ Result<std::vector<double>> evaluate(const FunctionSite& site, const Value* inpu
   return values;
 }
 
-std::byte output_code(double value, const Grid& grid, int exponent) {
+void append_code(Buffer& table, double value, const Grid& grid, int exponent) {
   const double limit = grid.limit();
   const double code = std::isnan(value) ? 0 : std::clamp(std::nearbyint(std::ldexp(value, -exponent)), -limit, limit);
-  return static_cast<std::byte>(static_cast<int>(code) + grid.zero());
+  const int stored = static_cast<int>(code) + grid.zero();
+  table.push_back(static_cast<std::byte>(stored & 0xFF));
+  if (grid.bits > 8) table.push_back(static_cast<std::byte>((stored >> 8) & 0xFF));
 }
 
 }  // namespace
@@ -61,7 +63,7 @@ Result<Value*> emit_function_table(BctWriter& writer, const FunctionSite& site, 
     if (!rows.contains(key)) {
       rows[key] = static_cast<std::int32_t>(rows.size());
       OF_ASSIGN(const std::vector<double> values, evaluate(site, input.decoded, in.bits, key.first));
-      for (const double value : values) table.push_back(output_code(value, out, key.second));
+      for (const double value : values) append_code(table, value, out, key.second);
     }
     offsets.push_back(static_cast<std::int32_t>(rows.at(key) * size + size / 2 - in.zero()));
   }
@@ -75,7 +77,7 @@ Result<Value*> emit_function_table(BctWriter& writer, const FunctionSite& site, 
   const Type index = with_dtype(site.input->type(), DType::kInt32);
   Value* at = writer.add("Cast", {input.codes}, index, attributes("to", static_cast<std::int64_t>(DType::kInt32)));
   at = writer.add("Add", {at, writer.ints(dims, offsets)}, index);
-  const Dims entries{static_cast<std::int64_t>(table.size())};
+  const Dims entries{static_cast<std::int64_t>(rows.size()) * size};
   Value* codes = writer.tensor(Tensor::owned(out.dtype(), entries, std::move(table)));
   return writer.add("Gather", {codes, at}, with_dtype(site.output->type(), out.dtype()));
 }

@@ -208,6 +208,25 @@ bool one_scale(const Value& value) {
          std::any_of(value.uses().begin(), value.uses().end(), [&](const Use& use) { return pools(use.node); });
 }
 
+// What norms read, and what was added to give that: a few tokens have channels there that are far larger than all
+// others.
+std::set<const Value*> stream_of(const IntermediateSites& sites) {
+  std::set<const Value*> stream;
+  for (const Norm& norm : sites.norms) {
+    stream.insert(norm.input);
+    const Node* sum = norm.input->producer();
+    if (sum == nullptr || !sum->is("Add")) continue;
+    for (const Value* addend : sum->inputs()) {
+      // What products read as well stays narrow.
+      const auto& uses = addend->uses();
+      const bool only_added = std::all_of(uses.begin(), uses.end(),
+                                          [](const Use& use) { return use.node != nullptr && use.node->is("Add"); });
+      if (only_added) stream.insert(addend);
+    }
+  }
+  return stream;
+}
+
 // What one rounded value shows.
 struct Seen {
   const Value* value = nullptr;
@@ -226,7 +245,12 @@ class Watcher {
  public:
   Watcher(const IntermediateSites& sites, const GridOptions& options) : options_(options) {
     std::set<const Value*> read_by_tables;
-    for (const FunctionSite& site : sites.functions) read_by_tables.insert(site.input);
+    std::set<const Value*> given;
+    for (const FunctionSite& site : sites.functions) {
+      read_by_tables.insert(site.input);
+      given.insert(site.output);
+    }
+    const std::set<const Value*> stream = stream_of(sites);
     for (const Value* value : sites.rounded) {
       Seen seen;
       seen.value = value;
@@ -235,6 +259,11 @@ class Watcher {
       seen.channels = one_scale(*value) ? 1 : channels_of(*value, seen.axis);
       const bool narrow = options.function_bits > 0 && read_by_tables.contains(value);
       seen.bits = narrow ? std::min(options.function_bits, options.bits) : options.bits;
+      // Operators that runtimes fuse with the rounding around them take 8 bits only.
+      if (!narrow && !one_scale(*value)) {
+        if (stream.contains(value)) seen.bits = std::max(seen.bits, options.stream_bits);
+        if (given.contains(value)) seen.bits = std::max(seen.bits, options.result_bits);
+      }
       seen.largest.assign(static_cast<std::size_t>(seen.channels), 0);
       seen_[value->name()] = std::move(seen);
     }

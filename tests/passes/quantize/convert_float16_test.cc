@@ -108,6 +108,17 @@ TEST(ConvertFloat16, WeightsAlone) {
   }
 }
 
+TEST(ConvertFloat16, WeightsAloneOfConstantNodesAndWhatVanishes) {
+  std::vector<Remark> remarks;
+  const auto model = converted(graph("(float[1, 2] x) => (float[1, 2] y)", "float u = {1}",
+                                     "w = Constant <value = float[2, 2] {1e-9, 1, 2, 3}> () y = MatMul(x, w)"),
+                               {{"weights-only", "true"}, {"min-elements", "2"}}, &remarks);
+  EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "MatMul"}));
+  EXPECT_TRUE(std::any_of(remarks.begin(), remarks.end(), [](const Remark& remark) {
+    return remark.reason.find("1 numbers became 0") != std::string::npos;
+  }));
+}
+
 TEST(ConvertFloat16, BodiesKeepTheirInterface) {
   const auto model = converted(
       graph("(bool c, float[2, 8] x) => (float[2, 8] y)", "float u = {1.0}",

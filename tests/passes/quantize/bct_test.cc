@@ -390,5 +390,36 @@ TEST(BctIntegers, AgreeOnAPerceptron) {
 
 TEST(BctIntegers, AgreeOnAttentionAndNorm) { expect_integers_agree(kBlock, normal_data("x", {2, 5, 32})); }
 
+TEST(Bct, TheResidualStreamAndResultsOfFunctionsHaveMoreBits) {
+  const char* const text = R"(
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2, 5, 32] x) => (float[2, 5, 32] y) <float[32] g1 = {}, float[32] c1 = {}, float[32, 32] u = {}, float[32, 32] w = {}>
+{
+  h = MatMul(x, u)
+  t = Tanh(h)
+  o = MatMul(t, w)
+  s = Add(o, x)
+  n = LayerNormalization <axis = -1, epsilon = 1e-5> (s, g1, c1)
+  y = MatMul(n, u)
+})";
+  const Dataset data = normal_data("x", {2, 5, 32});
+  const auto shorts = [&](const OptionMap& options) {
+    std::size_t found = 0;
+    const CalibratedRun run = run_calibrated("bct", text, &data, options);
+    EXPECT_TRUE(run.did());
+    for (const Node* node : run.model->graph().nodes_of("DequantizeLinear")) {
+      found += node->input(0)->dtype() == DType::kInt16 ? 1 : 0;
+    }
+    return found;
+  };
+  // o, s and t; x is read by a product too. A norm has int16 of its own.
+  const std::size_t own = shorts({{"stream-bits", "8"}, {"result-bits", "8"}});
+  EXPECT_EQ(shorts({{"result-bits", "8"}}), own + 2);
+  EXPECT_EQ(shorts({{"stream-bits", "8"}}), own + 1);
+  EXPECT_EQ(shorts({}), own + 3);
+  EXPECT_LT(damage(text, data, {}), damage(text, data, {{"stream-bits", "8"}, {"result-bits", "8"}}));
+  expect_integers_agree(text, data, {});
+}
+
 }  // namespace
 }  // namespace onnxfold::test::bct_test

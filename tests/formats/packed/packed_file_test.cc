@@ -12,7 +12,7 @@
 #include "formats/packed/chunk.h"
 #include "formats/packed/layout.h"
 
-namespace onnxfold {
+namespace onnxfold::packed_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -181,4 +181,4 @@ TEST(PackedChunk, TheSmallestMethodIsTaken) {
 }
 
 }  // namespace
-}  // namespace onnxfold
+}  // namespace onnxfold::packed_file_test

@@ -86,6 +86,15 @@ Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std:
   return result;
 }
 
+void orthonormalize(Matrix& a, Matrix& b) {
+  if (a.cols == 0) return;
+  const Eigen::HouseholderQR<EigenRows> split(as_eigen(a));
+  const EigenRows rotated = split.householderQ() * EigenRows::Identity(a.rows, a.cols);
+  const EigenRows upper = split.matrixQR().topRows(a.cols).template triangularView<Eigen::Upper>();
+  b = product(from_eigen(upper), b);
+  a = from_eigen(rotated);
+}
+
 LowRank projected_low_rank(const Matrix& weight, const Matrix* factor, std::int64_t rank) {
   const Matrix product_of_both = factor == nullptr ? Matrix() : product(*factor, weight, true);
   const Matrix& moved = factor == nullptr ? weight : product_of_both;

@@ -29,6 +29,11 @@ LowRank low_rank(const Matrix& weight, std::int64_t rank);
 // `gram` is X'X [in, in]. Errors: unsupported, when it stays indefinite after damping (relative to its mean diagonal).
 Result<LowRank> whitened_low_rank(const Matrix& weight, const Matrix& gram, std::int64_t rank, double damping = 1e-6);
 
+// The same A B with orthonormal columns of A (A = Q R; Q, R B). Whitening stretches A along directions that inputs
+// seldom take; rounded to few bits, such a factor errs in all the others: on orthonormal columns the errors are those
+// of W.
+void orthonormalize(Matrix& a, Matrix& b);
+
 // The same split W ~ A B from the eigenvectors of the smaller side, several times faster: A B projects W (whitened with
 // `factor` = L of L L' = G, plain when null) onto its leading directions, so that full rank gives W back to rounding.
 // Singular values below 1e-8 of the largest are noise. Columns of A and rows of B have equal norms.

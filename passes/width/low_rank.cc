@@ -57,16 +57,20 @@ Type thin_type(const Type& type, std::int64_t rank) {
   return thin;
 }
 
-Status factor(Graph& graph, const Target& target, std::int64_t rank) {
+// As found, for measuring; or with orthonormal columns, which low bits round better.
+enum class Basis : std::uint8_t { kFound, kOrthonormal };
+
+Status factor(Graph& graph, const Target& target, std::int64_t rank, Basis basis = Basis::kFound) {
   const Linear linear = *linear_at(*graph.find(target.output)->producer());
-  OF_ASSIGN(Tensor a, from_doubles(linear.weight->constant()->dtype(), {target.in, rank},
-                                   first_columns(target.full.a, rank).data));
+  Matrix into = first_columns(target.full.a, rank), out_of = first_rows(target.full.b, rank);
+  if (basis == Basis::kOrthonormal) orthonormalize(into, out_of);
+  OF_ASSIGN(Tensor a, from_doubles(linear.weight->constant()->dtype(), {target.in, rank}, into.data));
   NodeSpec spec;
   spec.op_type = "MatMul";
   spec.inputs = {linear.input, graph.add_initializer(linear.weight->name() + "_thin", std::move(a))};
   spec.outputs = {{target.output + "_thin", thin_type(linear.input->type(), rank), false}};
   Node* thin = graph.insert(std::move(spec), linear.product);
-  OF_ASSIGN(const Linear made, replace_linear(graph, linear, first_rows(target.full.b, rank), nullptr));
+  OF_ASSIGN(const Linear made, replace_linear(graph, linear, out_of, nullptr));
   graph.set_input(*made.product, 0, thin->output());
   return {};
 }
@@ -238,7 +242,7 @@ class LowRankPass final : public Pass {
         context.skipped(target.product, "its rank would not save anything", before);
         continue;
       }
-      OF_TRY(factor(graph, target, ranks[i]));
+      OF_TRY(factor(graph, target, ranks[i], Basis::kOrthonormal));
       context.applied(target.product, fmt::format("rank {} of {}", ranks[i], std::min(target.in, target.out)), before,
                       ranks[i] * (target.in + target.out) * width);
     }

@@ -80,5 +80,15 @@ TEST(LowRank, RankZeroIsEmpty) {
   }
 }
 
+TEST(LowRank, OrthonormalColumnsGiveTheSameProduct) {
+  for (const std::int64_t rank : {0, 1, 4, 7}) {
+    const Matrix a = test::random_matrix(7, rank, 5), b = test::random_matrix(rank, 9, 6);
+    Matrix q = a, rest = b;
+    orthonormalize(q, rest);
+    EXPECT_LT(frobenius_norm(sum(product(q, rest), product(a, b), -1)), 1e-12);
+    EXPECT_LT(frobenius_norm(sum(product(q, q, true), identity_matrix(rank), -1)), 1e-12);
+  }
+}
+
 }  // namespace
 }  // namespace onnxfold::low_rank_test

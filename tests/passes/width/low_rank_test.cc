@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "analysis/algebra/matrix.h"
 #include "analysis/compare/damage.h"
 #include "passes/width/rank_budget.h"
 #include "tests/passes/depth/run_on_data.h"
@@ -78,6 +79,22 @@ TEST(LowRank, DataLowersTheError) {
   ASSERT_TRUE(test::run_pass("low-rank", *plain, kHalf));
   ASSERT_TRUE(test::run_on_data("low-rank", *whitened, data, kHalf));
   EXPECT_LT(error_of(*original, *whitened, data), 0.5 * error_of(*original, *plain, data));
+}
+
+// Whitened or not: what is rounded to few bits afterwards errs no more than the weight itself would.
+TEST(LowRank, FirstFactorsHaveOrthonormalColumns) {
+  const auto model = model_from_text(kTwo);
+  ASSERT_TRUE(test::run_on_data("low-rank", *model, test::normal_data(16, 8, 16), kHalf));
+  int checked = 0;
+  for (const Node* node : model->graph().nodes_of("MatMul")) {
+    const Tensor* weight = node->input(1)->constant();
+    if (!node->output()->name().ends_with("_thin")) continue;
+    const std::int64_t rank = weight->dims()[1];
+    const Matrix a(weight->dims()[0], rank, *to_doubles(*weight));
+    EXPECT_LT(frobenius_norm(sum(product(a, a, true), identity_matrix(rank), -1)), 1e-5);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 2);
 }
 
 TEST(LowRank, TargetOfTheWholeModel) {

@@ -33,6 +33,11 @@ std::vector<double> column_norms(const Matrix& x) {
   return squares;
 }
 
+std::vector<double> squared(std::vector<double> values) {
+  for (double& x : values) x *= x;
+  return values;
+}
+
 void divide(Matrix& cross, const std::vector<double>& x, const std::vector<double>& y) {
   for (std::int64_t i = 0; i < cross.rows; ++i) {
     for (std::int64_t j = 0; j < cross.cols; ++j) {
@@ -87,16 +92,28 @@ Matrix CrossStatistics::correlation() const { return similarity_of(*this).values
 
 Similarity similarity_of(const CrossStatistics& statistics) {
   const std::vector<double> x = spreads(statistics.first), y = spreads(statistics.second);
-  Similarity result{statistics.centred(), positive(x), positive(y)};
+  Similarity result{statistics.centred(), positive(x), positive(y), {}, {}, {}};
   divide(result.values, x, y);
   return result;
 }
 
 Similarity similarity_of(const Matrix& x, const Matrix& y) {
   const std::vector<double> a = column_norms(x), b = column_norms(y);
-  Similarity result{product(x, y, true), positive(a), positive(b)};
+  Similarity result{product(x, y, true), positive(a), positive(b), {}, {}, {}};
   divide(result.values, a, b);
   return result;
+}
+
+void keep_products(Similarity& similarity, const CrossStatistics& statistics) {
+  similarity.products = statistics.centred();
+  similarity.first_squares = squared(spreads(statistics.first));
+  similarity.second_squares = squared(spreads(statistics.second));
+}
+
+void keep_products(Similarity& similarity, const Matrix& x, const Matrix& y) {
+  similarity.products = product(x, y, true);
+  similarity.first_squares = squared(column_norms(x));
+  similarity.second_squares = squared(column_norms(y));
 }
 
 Matrix standardised(const Matrix& x) {

@@ -26,11 +26,17 @@ struct CrossStatistics {
 struct Similarity {
   Matrix values;                    // [n0, n1]
   std::vector<char> first, second;  // 0: constant (or zero) features
+  // Of features as they are: inner products, and squared lengths. Empty unless keep_products was called.
+  Matrix products = {};
+  std::vector<double> first_squares = {}, second_squares = {};
 };
 // Of standardised features (mean 0, deviation 1): correlation.
 Similarity similarity_of(const CrossStatistics& statistics);
 // Of features scaled to unit length, given as columns [features, n]: cosine.
 Similarity similarity_of(const Matrix& x, const Matrix& y);
+// For neurons that turn together: their lengths count.
+void keep_products(Similarity& similarity, const CrossStatistics& statistics);
+void keep_products(Similarity& similarity, const Matrix& x, const Matrix& y);
 // Columns with their means taken off and scaled to unit length; of a single row: nothing is done.
 Matrix standardised(const Matrix& x);
 

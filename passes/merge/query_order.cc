@@ -4,6 +4,7 @@
 
 #include "analysis/algebra/assignment.h"
 #include "analysis/align/transport.h"
+#include "passes/merge/head_match.h"
 
 namespace onnxfold {
 namespace {
@@ -11,27 +12,31 @@ namespace {
 // What it costs to take one head for another.
 class HeadCosts {
  public:
-  HeadCosts(const Similarity& similarity, std::int64_t first, std::int64_t second, bool in_place)
-      : cost_(distances(similarity)), rows_(cost_.rows / first), cols_(cost_.cols / second), in_place_(in_place) {}
+  HeadCosts(const Similarity& similarity, std::int64_t first, std::int64_t second, const QueryGroups& groups)
+      : similarity_(similarity),
+        cost_(distances(similarity)),
+        rows_(cost_.rows / first),
+        cols_(cost_.cols / second),
+        groups_(groups) {}
 
   Result<double> of(std::int64_t a, std::int64_t b) const {
+    if (groups_.in_place) {
+      OF_ASSIGN(const HeadMatch match, match_head(similarity_, groups_.turns, a, b, rows_, exact_transport));
+      return std::sqrt(match.squares / static_cast<double>(rows_));
+    }
     Matrix block(rows_, cols_);
     for (std::int64_t i = 0; i < rows_; ++i) {
       for (std::int64_t j = 0; j < cols_; ++j) block.at(i, j) = cost_.at(a * rows_ + i, b * cols_ + j);
     }
-    if (!in_place_) {
-      OF_ASSIGN(const Matrix plan, exact_transport(block));
-      return transport_cost(plan, block);
-    }
-    double squares = 0;
-    for (std::int64_t i = 0; i < rows_; ++i) squares += block.at(i, i) * block.at(i, i);
-    return std::sqrt(squares / static_cast<double>(rows_));
+    OF_ASSIGN(const Matrix plan, exact_transport(block));
+    return transport_cost(plan, block);
   }
 
  private:
+  const Similarity& similarity_;
   Matrix cost_;
   std::int64_t rows_, cols_;
-  bool in_place_;
+  const QueryGroups& groups_;
 };
 
 struct Pairing {
@@ -57,8 +62,8 @@ Result<Pairing> pair(const HeadCosts& queries, std::int64_t a, std::int64_t b, s
 
 Result<std::vector<std::vector<std::int64_t>>> query_order(const Similarity& queries, const Similarity& keys,
                                                            const QueryGroups& groups) {
-  const HeadCosts query_costs(queries, groups.first * groups.repeats, groups.second * groups.repeats, groups.in_place);
-  const HeadCosts key_costs(keys, groups.first, groups.second, groups.in_place);
+  const HeadCosts query_costs(queries, groups.first * groups.repeats, groups.second * groups.repeats, groups);
+  const HeadCosts key_costs(keys, groups.first, groups.second, groups);
   std::vector<std::vector<std::int64_t>> result;
   for (std::int64_t a = 0; a < groups.first; ++a) {
     Pairing best;

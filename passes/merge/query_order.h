@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "analysis/align/cross_statistics.h"
+#include "analysis/align/heads.h"
 #include "ir/result.h"
 
 namespace onnxfold {
@@ -12,7 +13,8 @@ namespace onnxfold {
 struct QueryGroups {
   std::int64_t first = 0, second = 0;  // key-value heads of both models
   std::int64_t repeats = 1;            // queries of each
-  bool in_place = false;               // elements of a head stay where they are (rotary embedding)
+  bool in_place = false;               // elements of a head stay where they are (rotary embedding)...
+  std::vector<HeadPart> turns = {};    // ...but for this
 };
 
 // Similarities are over the columns of all query heads, and of all key heads, head by head. Returns for every group of

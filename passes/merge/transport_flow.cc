@@ -44,7 +44,7 @@ class Flow {
   Result<Transported> run() {
     OF_ASSIGN(map_, correspond(model_.graph(), anchor_.graph()));
     AxisGroups groups = find_axis_groups(anchor_.graph());
-    OF_ASSIGN(sites_, find_transport_sites(model_.graph(), anchor_.graph(), map_, groups, options_));
+    OF_ASSIGN(sites_, find_transport_sites(model_.graph(), anchor_, map_, groups, options_));
     weights_ = AlignedWeights(map_, sites_.kept);
     plans_.resize(sites_.sites.size());
     note_places(groups);
@@ -113,7 +113,8 @@ class Flow {
     std::vector<TransportSite> sites;
     for (const GroupedQueries& each : sites_.grouped) {
       for (const SitePart* part : {&each.queries, &each.keys}) {
-        sites.push_back({each.queries.maker->label(), "heads", {*part}, false, 0, 0, false, false, -1});
+        sites.push_back(
+            {each.queries.maker->label(), "heads", {*part}, false, 0, 0, each.groups.in_place, {}, false, -1});
       }
     }
     if (sites.empty()) return {};
@@ -134,8 +135,13 @@ class Flow {
       each.ordered = true;  // what follows asks for the same Linears
       OF_ASSIGN(const auto queries, part_weights(each.queries));
       OF_ASSIGN(const auto keys, part_weights(each.keys));
-      OF_ASSIGN(const auto order, query_order(similarity_of(queries.first, queries.second),
-                                              similarity_of(keys.first, keys.second), each.groups));
+      Similarity between_queries = similarity_of(queries.first, queries.second);
+      Similarity between_keys = similarity_of(keys.first, keys.second);
+      if (each.groups.in_place) {
+        keep_products(between_queries, queries.first, queries.second);
+        keep_products(between_keys, keys.first, keys.second);
+      }
+      OF_ASSIGN(const auto order, query_order(between_queries, between_keys, each.groups));
       take_order(sites_, each, order);
     }
     return {};
@@ -299,7 +305,9 @@ class Flow {
         append_below(y, features.second);
       }
     }
-    return similarity_of(x, y);
+    Similarity similarity = similarity_of(x, y);
+    if (site.whole_heads) keep_products(similarity, x, y);
+    return similarity;
   }
   // Weights into the part's neurons, one a column, of both models.
   Result<std::pair<Matrix, Matrix>> part_weights(const SitePart& part) {

@@ -6,6 +6,7 @@
 #include "analysis/align/transport.h"
 #include "analysis/calibrate/dataset.h"
 #include "exec/side_by_side.h"
+#include "passes/merge/head_match.h"
 
 namespace onnxfold {
 namespace {
@@ -47,6 +48,7 @@ class HeadBlocks {
         cost_(distances(similarity)),
         rows_(cost_.rows / site.first_heads),
         cols_(cost_.cols / site.second_heads),
+        longest_(site.whole_heads ? longest_distance(similarity) : 1),
         heads_(site.first_heads, site.second_heads),
         options_(options) {}
 
@@ -54,11 +56,15 @@ class HeadBlocks {
   Result<Matrix> head_costs() {
     for (std::int64_t a = 0; a < heads_.rows; ++a) {
       for (std::int64_t b = 0; b < heads_.cols; ++b) {
-        const Matrix cost = block(cost_, a * rows_, b * cols_, rows_, cols_);
         if (site_.whole_heads) {
-          heads_.at(a, b) = distance_in_place(cost);
+          OF_ASSIGN(HeadMatch match, match_head(similarity_, site_.turns, a, b, rows_,
+                                                [&](const Matrix& each) { return solved(each, options_); }));
+          heads_.at(a, b) = std::sqrt(match.squares / static_cast<double>(rows_)) / longest_;
+          for (double& x : match.map.data) x /= static_cast<double>(rows_);
+          inner_.push_back(std::move(match.map));
           continue;
         }
+        const Matrix cost = block(cost_, a * rows_, b * cols_, rows_, cols_);
         OF_ASSIGN(Matrix plan, solved(cost, options_));
         heads_.at(a, b) = transport_cost(plan, cost);
         inner_.push_back(std::move(plan));
@@ -74,27 +80,46 @@ class HeadBlocks {
         if (heads.at(a, b) == 0) continue;
         for (std::int64_t i = 0; i < rows_; ++i) {
           for (std::int64_t j = 0; j < cols_; ++j) {
-            const double inside = site_.whole_heads ? (i == j ? 1 / static_cast<double>(rows_) : 0)
-                                                    : inner_[static_cast<std::size_t>(a * heads.cols + b)].at(i, j);
-            whole.at(a * rows_ + i, b * cols_ + j) = heads.at(a, b) * inside;
+            whole.at(a * rows_ + i, b * cols_ + j) =
+                heads.at(a, b) * inner_[static_cast<std::size_t>(a * heads.cols + b)].at(i, j);
           }
         }
       }
     }
-    return described(std::move(whole), similarity_, cost_);
+    SitePlan result = described(std::move(whole), similarity_, cost_);
+    if (site_.whole_heads && !site_.turns.empty()) describe_turned(heads, result);
+    return result;
   }
 
  private:
-  static double distance_in_place(const Matrix& cost) {
+  // What turns has no shares: heads are what goes somewhere.
+  void describe_turned(const Matrix& heads, SitePlan& result) const {
+    result.sharpness = sharpness(heads);
+    result.cost = transport_cost(heads, heads_);
+    result.after = 0;
+    for (std::size_t i = 0; i < heads.data.size(); ++i) {
+      const double distance = heads_.data[i] * longest_;
+      result.after += heads.data[i] * (1 - distance * distance / 2);
+    }
+  }
+  // The distance that the cost counts as 1.
+  static double longest_distance(const Similarity& similarity) {
     double squares = 0;
-    for (std::int64_t i = 0; i < cost.rows; ++i) squares += cost.at(i, i) * cost.at(i, i);
-    return std::sqrt(squares / static_cast<double>(cost.rows));
+    for (std::int64_t i = 0; i < similarity.values.rows; ++i) {
+      for (std::int64_t j = 0; j < similarity.values.cols; ++j) {
+        const double both =
+            similarity.first[static_cast<std::size_t>(i)] + similarity.second[static_cast<std::size_t>(j)];
+        squares = std::max(squares, both - 2 * similarity.values.at(i, j));
+      }
+    }
+    return squares > 0 ? std::sqrt(squares) : 1;
   }
 
   const TransportSite& site_;
   const Similarity& similarity_;
   Matrix cost_;
   std::int64_t rows_, cols_;
+  double longest_;
   Matrix heads_;
   std::vector<Matrix> inner_;
   const TransportOptions& options_;
@@ -216,8 +241,9 @@ Result<ActivationFeatures> activation_features(const Model& model, const Model& 
   };
   OF_TRY(for_each_batch(model, first, anchor, second, *options.data, visit));
   ActivationFeatures result;
-  for (const CrossStatistics& each : statistics) {
-    result.similarities.push_back(options.activations ? similarity_of(each) : Similarity());
+  for (std::size_t i = 0; i < statistics.size(); ++i) {
+    result.similarities.push_back(options.activations ? similarity_of(statistics[i]) : Similarity());
+    if (options.activations && sites[i].whole_heads) keep_products(result.similarities.back(), statistics[i]);
   }
   for (auto& entry : moments) {
     std::vector<double> mean = entry.second.sum_abs;

@@ -120,9 +120,9 @@ void find_positions(const std::vector<Attention>& attentions, std::vector<Transp
 
 class Finder {
  public:
-  Finder(const Graph& model, const Graph& anchor, const Correspondence& map, const AxisGroups& groups,
+  Finder(const Graph& model, const Model& anchor, const Correspondence& map, const AxisGroups& groups,
          const TransportOptions& options)
-      : model_(model), anchor_(anchor), map_(map), groups_(groups), options_(options) {}
+      : model_(model), anchor_(anchor.graph()), map_(map), groups_(groups), options_(options), rotary_(anchor) {}
 
   Result<TransportSites> run() {
     for (const AxisGroup& group : groups_.groups) {
@@ -185,6 +185,10 @@ class Finder {
     const auto normed_together = [](const Projection& each) { return each.norm && each.norm->width != each.width; };
     base.fixed_heads = masks_by_head(b) || normed_together(b.q) || normed_together(b.k) || normed_together(b.v);
     base.whole_heads = b.rotary || b.q.norm || b.k.norm;
+    if (base.whole_heads) {
+      const auto rotary = b.rotary ? rotary_.of(b) : std::nullopt;
+      base.turns = score_parts(b, true, rotary ? &*rotary : nullptr);
+    }
     if (a.heads / a.kv_heads != b.heads / b.kv_heads)
       return refuse(b, "they share keys among different numbers of queries");
     if (base.fixed_heads && a.kv_heads != b.kv_heads) return refuse(b, "masks tell heads apart whose numbers differ");
@@ -218,7 +222,7 @@ class Finder {
     grouped.attention = base.attention;
     grouped.queries = part_of(*b.q.linear, head_columns(a.q), head_columns(b.q));
     grouped.keys = part_of(*b.k.linear, head_columns(a.k), head_columns(b.k));
-    grouped.groups = {a.kv_heads, b.kv_heads, b.heads / b.kv_heads, base.whole_heads};
+    grouped.groups = {a.kv_heads, b.kv_heads, b.heads / b.kv_heads, base.whole_heads, base.turns};
     grouped.projection = a.q;
     grouped.out = b.out->product;
     const std::vector<SitePart>& parts = found_.sites[first_site].parts;
@@ -281,6 +285,7 @@ class Finder {
     TransportSite site = base;
     site.kind = "values";
     site.whole_heads = b.v.norm.has_value();
+    site.turns.clear();
     site.parts.push_back(part_of(*b.v.linear, head_columns(a.v), head_columns(b.v)));
     const std::size_t at = add(std::move(site));
     found_.columns[b.v.linear->product].push_back({at, 0, head_columns(a.v), head_columns(b.v), 1, 1});
@@ -357,6 +362,7 @@ class Finder {
   const Correspondence& map_;
   const AxisGroups& groups_;
   const TransportOptions& options_;
+  RotaryProbe rotary_;
   std::set<std::pair<const Value*, int>> free_;  // axes whose neurons may move
   std::set<const Value*> taken_;
   int attentions_ = 0;
@@ -401,7 +407,7 @@ void take_order(TransportSites& sites, GroupedQueries& queries, const std::vecto
   }
 }
 
-Result<TransportSites> find_transport_sites(const Graph& model, const Graph& anchor, const Correspondence& map,
+Result<TransportSites> find_transport_sites(const Graph& model, const Model& anchor, const Correspondence& map,
                                             const AxisGroups& groups, const TransportOptions& options) {
   return Finder(model, anchor, map, groups, options).run();
 }

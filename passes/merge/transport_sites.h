@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/align/heads.h"
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/feed_forward.h"
@@ -46,9 +47,10 @@ struct TransportSite {
   std::vector<SitePart> parts;
   bool joint = false;
   std::int64_t first_heads = 0, second_heads = 0;  // neurons counted head by head; 0: there are no heads
-  bool whole_heads = false;  // elements of a head keep their places (rotary embedding, norms inside of heads)
-  bool fixed_heads = false;  // heads keep their places
-  int attention = -1;        // sites with the same number move heads alike when heads are kept apart
+  bool whole_heads = false;          // elements of a head keep their places (rotary embedding, norms inside of heads)
+  std::vector<HeadPart> turns = {};  // with whole_heads: what elements may do all the same
+  bool fixed_heads = false;          // heads keep their places
+  int attention = -1;                // sites with the same number move heads alike when heads are kept apart
 };
 
 // Columns of a Linear's output that a site maps. Its plan is over `columns / repeats` neurons: query heads that share a
@@ -89,7 +91,7 @@ void take_order(TransportSites& sites, GroupedQueries& queries, const std::vecto
 
 // REQUIRES types of both models. Errors: unsupported, when an option cannot be followed (joint maps of queries and keys
 // that read different values) or heads of different widths would have to keep their elements apart.
-Result<TransportSites> find_transport_sites(const Graph& model, const Graph& anchor, const Correspondence& map,
+Result<TransportSites> find_transport_sites(const Graph& model, const Model& anchor, const Correspondence& map,
                                             const AxisGroups& groups, const TransportOptions& options);
 
 }  // namespace onnxfold

@@ -8,6 +8,7 @@
 #include "analysis/structure/axis_groups.h"
 #include "analysis/structure/correspondence.h"
 #include "passes/merge/alignment.h"
+#include "passes/merge/transport_flow.h"
 #include "tests/passes/merge/small_transformer.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
@@ -142,7 +143,7 @@ std::unique_ptr<Model> model_of(const Spelling& spelling) {
 }
 
 // What may act on a head of queries and keys.
-Matrix turn(const Spelling& spelling, std::uint32_t seed) {
+Matrix turn(const Spelling& spelling, std::uint32_t seed, bool rotate) {
   Matrix map = identity_matrix(kHead);
   const Matrix angles = test::random_matrix(1, kHead, seed);
   std::size_t at = 0;
@@ -156,7 +157,8 @@ Matrix turn(const Spelling& spelling, std::uint32_t seed) {
   }
   if (spelling.free.empty()) return map;
   const auto count = static_cast<std::int64_t>(spelling.free.size());
-  const Matrix inner = procrustes(test::random_matrix(count, count, seed + 50));
+  const Matrix inner =
+      rotate ? procrustes(test::random_matrix(count, count, seed + 50)) : permutation_matrix({2, 0, 3, 1});
   for (std::int64_t i = 0; i < count; ++i) {
     for (std::int64_t j = 0; j < count; ++j) {
       map.at(spelling.free[static_cast<std::size_t>(i)], spelling.free[static_cast<std::size_t>(j)]) = inner.at(i, j);
@@ -185,16 +187,18 @@ void multiply(Model& model, const std::string& name, std::int64_t rows, const Ma
   test::set_weight(model, name, from_left ? product(map, old, true) : product(old, map));
 }
 
-// Key heads exchanged with their queries, queries of a group exchanged, every head turned.
-std::unique_ptr<Model> turned(const Model& model, const Spelling& spelling) {
+// Key heads exchanged with their queries, queries of a group exchanged, every head turned. `rotate` false: what has no
+// position is permuted only.
+std::unique_ptr<Model> turned(const Model& model, const Spelling& spelling, bool rotate) {
   auto copy = model.clone();
   const std::int64_t repeats = spelling.queries / kKeys;
   std::vector<std::int64_t> keys = {1, 0}, queries;
   std::vector<Matrix> score_maps, query_maps, value_maps, context_maps;
   for (std::int64_t g = 0; g < kKeys; ++g) {
     const auto seed = static_cast<std::uint32_t>(20 + g);
-    score_maps.push_back(turn(spelling, seed));
-    value_maps.push_back(procrustes(test::random_matrix(kHead, kHead, seed + 9)));
+    score_maps.push_back(turn(spelling, seed, rotate));
+    value_maps.push_back(rotate ? procrustes(test::random_matrix(kHead, kHead, seed + 9))
+                                : permutation_matrix({3, 1, 7, 5, 0, 2, 6, 4}));
     for (std::int64_t r = 0; r < repeats; ++r) {
       queries.push_back((1 - g) * repeats + (g == 0 ? repeats - 1 - r : r));
       query_maps.push_back(score_maps.back());
@@ -226,7 +230,7 @@ TEST_P(Rotary, PairsAndFreeElementsAreTold) {
 
 TEST_P(Rotary, ATurnedCopyIsAlignedBack) {
   const auto anchor = model_of(GetParam());
-  const auto copy = turned(*anchor, GetParam());
+  const auto copy = turned(*anchor, GetParam(), true);
   ASSERT_EQ(difference(*anchor, *copy, Precision::kFloat64, in_float(GetParam()) ? 1e-5 : 1e-12), "");
   ASSERT_GT(largest_difference(*copy, *anchor), 0.1);
   const Dataset data = *generate_dataset(*anchor, 3);
@@ -234,6 +238,22 @@ TEST_P(Rotary, ATurnedCopyIsAlignedBack) {
     const auto aligned = align_model(*copy->clone(), *anchor, {true, from, from == nullptr ? 30 : 0});
     ASSERT_TRUE(aligned.has_value()) << aligned.error().message;
     EXPECT_LT(largest_difference(*aligned->model, *anchor), in_float(GetParam()) ? 2e-6 : 1e-9)
+        << (from == nullptr ? "weights" : "activations");
+  }
+}
+
+TEST_P(Rotary, ATurnedCopyIsTransportedBack) {
+  const auto anchor = model_of(GetParam());
+  const auto copy = turned(*anchor, GetParam(), false);
+  const Dataset data = *generate_dataset(*anchor, 3);
+  for (const Dataset* from : {static_cast<const Dataset*>(nullptr), &data}) {
+    TransportOptions options;
+    options.data = from;
+    options.activations = from != nullptr;
+    options.exact = true;
+    const auto moved = transport_model(*copy->clone(), *anchor, options);
+    ASSERT_TRUE(moved.has_value()) << moved.error().message;
+    EXPECT_LT(largest_difference(*moved->model, *anchor), in_float(GetParam()) ? 2e-6 : 1e-9)
         << (from == nullptr ? "weights" : "activations");
   }
 }

@@ -34,7 +34,7 @@ class Align {
       OF_ASSIGN(Candidate made, candidate(count));
       candidates.push_back(std::move(made));
     }
-    OF_TRY(take_best(candidates, input_, result_));
+    OF_TRY(take_best(candidates, input_, options_, result_));
     return std::move(result_);
   }
 
@@ -54,8 +54,7 @@ class Align {
       made.aligned.push_back(std::move(aligned->model));
       for (MergeLayer& layer : aligned->layers) made.layers.push_back(std::move(layer));
     }
-    OF_TRY(average_and_repair(made, input_, options_));
-    if (input_.calibration != nullptr) input_.move_images = made.move_images;
+    OF_TRY(average_parents(made, input_));
     return made;
   }
 

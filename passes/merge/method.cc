@@ -28,6 +28,15 @@ constexpr OptionSpec kDamping{"damping", OptionType::kFloat, "0.001",
 constexpr OptionSpec kTarget{"target", OptionType::kChoice, "stream", "what the last Linear of a branch is fitted to",
                              "stream|output"};
 constexpr OptionSpec kRounds{"rounds", OptionType::kInt, "1", "walks of the repair over the network", "1..20"};
+constexpr OptionSpec kTogether{
+    "together", OptionType::kChoice, "auto",
+    "of ridge: fits the ends of two branches in a row to the stream behind both; auto: where "
+    "that does better on the half of the data that was held out",
+    "auto|yes|no"};
+constexpr OptionSpec kFocus{"focus", OptionType::kFloat, "0",
+                            "of ridge: how much rows of the position weigh that the outputs read (class token); 0: 1 "
+                            "or 5, by what does better on the half of the data that was held out",
+                            "0..1000"};
 constexpr OptionSpec kAugment{"augment", OptionType::kChoice, "auto",
                               "more data to repair with: move makes nine of every image, moved by a pixel; auto: what "
                               "does better on the half of the data that was held out",
@@ -40,6 +49,8 @@ constexpr std::array kAlign = {
     kTarget,
     kRounds,
     kAugment,
+    kFocus,
+    kTogether,
     OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
 };
 
@@ -64,6 +75,8 @@ constexpr std::array kOt = {
     kTarget,
     kRounds,
     kAugment,
+    kFocus,
+    kTogether,
 };
 
 const std::array kMethods = {

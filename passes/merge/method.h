@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -83,7 +82,6 @@ struct WholeMergeInput {
   std::vector<double> weights;
   const Dataset* calibration = nullptr;  // null: weights only
   std::uint64_t seed = 0;
-  std::optional<bool> move_images;  // augment=auto: what was decided on another candidate
 };
 struct WholeMerge {
   std::unique_ptr<Model> merged;

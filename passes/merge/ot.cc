@@ -34,7 +34,7 @@ class Transport {
       OF_ASSIGN(Candidate made, candidate(policy.name));
       candidates.push_back(std::move(made));
     }
-    OF_TRY(take_best(candidates, input_, result_));
+    OF_TRY(take_best(candidates, input_, options_, result_));
     return std::move(result_);
   }
 
@@ -82,8 +82,7 @@ class Transport {
       for (std::string& note : moved->notes) result_.notes.push_back(std::move(note));
     }
     noted_ = true;
-    OF_TRY(average_and_repair(made, input_, options_));
-    if (input_.calibration != nullptr) input_.move_images = made.move_images;
+    OF_TRY(average_parents(made, input_));
     return made;
   }
 

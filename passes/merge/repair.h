@@ -5,6 +5,7 @@
 // regmean (Jin et al., 2023): W = (sum w_i G_i)^-1 sum w_i G_i W_i, G_i = X_i'X_i of what reaches the Linear in parent
 // i. ridge: walks the network; every Linear is fitted so that, on what reaches it in the merged model, it gives the
 // mean of what the aligned parents give there (student input, teacher target), toward the merged weight:
+// (rows of the position that the outputs read may weigh more than others)
 //   [W; b] = argmin ||[X 1] [W; b] - Y||^2 + lambda ||[W; b] - [W0; b0]||^2,  lambda = damping * mean diagonal of X'X.
 #pragma once
 
@@ -21,6 +22,8 @@ struct RepairOptions {
   double damping = 0;           // 0: of every Linear by holding out half of the batches
   bool stream = true;           // a Linear that ends a branch is fitted to the residual stream after the branch
   int rounds = 1;               // walks over the whole network
+  bool together = false;        // ridge: Linears that end two branches in a row are fitted to the stream behind both
+  double focus = 1;             // ridge: weight of the position that the outputs read, where they read one
   std::vector<double> weights;  // of the parents' outputs
 };
 

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "analysis/algebra/ridge.h"
@@ -9,6 +11,7 @@
 #include "analysis/calibrate/statistics.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/linear.h"
+#include "passes/merge/read_position.h"
 #include "passes/merge/repair.h"
 #include "passes/merge/value_walk.h"
 
@@ -30,19 +33,30 @@ struct Join {
 class Repair {
  public:
   Repair(Model& merged, const std::vector<const Model*>& parents, const Dataset& data, const RepairOptions& options)
-      : merged_(merged), parents_(parents), data_(data), options_(options), student_(merged, data) {
+      : merged_(merged),
+        parents_(parents),
+        data_(data),
+        options_(options),
+        read_(options.focus != 1 ? read_position(merged.graph()) : std::nullopt),
+        student_(merged, data) {
     for (const Model* parent : parents) teachers_.emplace_back(*parent, data);
   }
 
   Result<int> run() {
     OF_TRY(find_stages());
     int fitted = 0;
+    for (const Stage& stage : stages_) {
+      for (const std::string& name : stage.products) inputs_[name] = stage.input;
+    }
+    for (const auto& join : joins_) ending_at_[join.second.sum] = join.first;
     for (int round = 0; round < options_.rounds; ++round) {
       student_.restart();
+      paired_.clear();
       for (ValueWalk& teacher : teachers_) teacher.restart();
       for (const Stage& stage : stages_) {
         OF_ASSIGN(const int count, fit(stage));
         fitted += count;
+        for (const std::string& name : stage.products) OF_TRY(fit_pair(name));
       }
     }
     return fitted;
@@ -123,7 +137,8 @@ class Repair {
       const Taps& taps = (*batches)[batch];
       const RowMask mask = mask_of(batch);
       OF_ASSIGN(const Matrix rows, rows_of(taps.at(stage.input), mask));
-      const Matrix x = with_ones(rows);
+      Matrix x = with_ones(rows);
+      focus(x, taps.at(stage.input), mask);
       add_gram(gram[batch % 2], x, x);
       for (const std::string& name : stage.products) {
         Matrix target = targets.at(name)[batch];
@@ -131,6 +146,7 @@ class Repair {
           OF_ASSIGN(const Matrix other, rows_of(taps.at(join->second.other), mask));
           target = sum(target, other, -1);
         }
+        focus(target, taps.at(stage.input), mask);
         add_gram(crosses[name][batch % 2], x, target);
       }
     }
@@ -142,6 +158,86 @@ class Repair {
       ++fitted;
     }
     return fitted;
+  }
+
+  // Two branches in a row (attention, then feed-forward) come closer to the stream behind both together than one after
+  // the other. Then the second once more, as what it reads has changed.
+  Status fit_pair(const std::string& second) {
+    const auto join = joins_.find(second);
+    if (!options_.together || join == joins_.end()) return {};
+    const auto before = ending_at_.find(join->second.other);
+    if (before == ending_at_.end() || paired_.count(before->second) != 0) return {};
+    const std::string first = before->second;
+    const auto a = linear_making(merged_.graph().find(first)), b = linear_making(merged_.graph().find(second));
+    if (!a || !b || inputs_.at(first) == inputs_.at(second)) return {};
+    paired_.insert(second);
+    OF_TRY(solve_pair(*a, *b));
+    student_.keep_only({inputs_.at(first), joins_.at(first).other});
+    const auto again = fit({inputs_.at(second), {second}});
+    return again ? Status() : fail(again.error());
+  }
+  // [W1; W2; b2] of x1 W1 + x2 W2 + b2 = stream behind both - stream before - b1.
+  Status solve_pair(const Linear& a, const Linear& b) {
+    const std::string& first = a.output->name();
+    const std::string& second = b.output->name();
+    const std::string stream = joins_.at(first).other;
+    OF_ASSIGN(const Targets targets, targets_of({inputs_.at(second), {second}}));
+    OF_ASSIGN(const std::vector<Taps>* const batches, student_.at({inputs_.at(first), stream, inputs_.at(second)}));
+    OF_ASSIGN(const std::vector<double> own_bias, bias_vector(a));
+    std::array<Matrix, 2> gram, cross;
+    for (std::size_t batch = 0; batch < batches->size(); ++batch) {
+      const Taps& taps = (*batches)[batch];
+      const RowMask mask = mask_of(batch);
+      OF_ASSIGN(const Matrix x1, rows_of(taps.at(inputs_.at(first)), mask));
+      OF_ASSIGN(const Matrix x2, rows_of(taps.at(inputs_.at(second)), mask));
+      OF_ASSIGN(const Matrix other, rows_of(taps.at(stream), mask));
+      if (x1.rows != x2.rows) return {};
+      Matrix x = with_ones(side_by_side(x1, x2));
+      Matrix target = sum(targets.at(second)[batch], other, -1);
+      for (std::size_t i = 0; i < target.data.size(); ++i) target.data[i] -= own_bias[i % own_bias.size()];
+      focus(x, taps.at(inputs_.at(second)), mask);
+      focus(target, taps.at(inputs_.at(second)), mask);
+      add_gram(gram[batch % 2], x, x);
+      add_gram(cross[batch % 2], x, target);
+    }
+    return replace_pair(a, b, gram, cross);
+  }
+  static Matrix side_by_side(const Matrix& x1, const Matrix& x2) {
+    Matrix both(x1.rows, x1.cols + x2.cols);
+    for (std::int64_t i = 0; i < x1.rows; ++i) {
+      std::copy_n(x1.data.begin() + i * x1.cols, x1.cols, both.data.begin() + i * both.cols);
+      std::copy_n(x2.data.begin() + i * x2.cols, x2.cols, both.data.begin() + i * both.cols + x1.cols);
+    }
+    return both;
+  }
+  Status replace_pair(const Linear& a, const Linear& b, const std::array<Matrix, 2>& gram,
+                      const std::array<Matrix, 2>& cross) {
+    OF_ASSIGN(Matrix prior, weight_matrix(a));
+    OF_ASSIGN(const Matrix second, weight_matrix(b));
+    OF_ASSIGN(const std::vector<double> bias_a, bias_vector(a));
+    OF_ASSIGN(const std::vector<double> bias_b, bias_vector(b));
+    prior.data.insert(prior.data.end(), second.data.begin(), second.data.end());
+    if (b.bias != nullptr) prior.data.insert(prior.data.end(), bias_b.begin(), bias_b.end());
+    prior.rows += second.rows + (b.bias != nullptr ? 1 : 0);
+    OF_ASSIGN(const Matrix solved, regression(gram, cross, prior));
+    Matrix one(a.in, a.out), two(b.in, b.out);
+    std::copy_n(solved.data.begin(), one.data.size(), one.data.begin());
+    std::copy_n(solved.data.begin() + static_cast<std::ptrdiff_t>(one.data.size()), two.data.size(), two.data.begin());
+    OF_TRY(replace(a, one, a.bias != nullptr ? &bias_a : nullptr));
+    const std::vector<double> shift(solved.data.end() - b.out, solved.data.end());
+    return replace(b, two, b.bias != nullptr ? &shift : nullptr);
+  }
+
+  // Rows of the position that the outputs read count more.
+  void focus(Matrix& rows, const Datum& from, const RowMask& mask) const {
+    if (!read_ || !mask.keep.empty() || !from.is_array() || from.array.rank() != 3) return;
+    const std::int64_t positions = from.array.dim(1);
+    if (*read_ >= positions || rows.rows != from.array.dim(0) * positions) return;
+    const double factor = std::sqrt(options_.focus);
+    for (std::int64_t row = *read_; row < rows.rows; row += positions) {
+      const auto begin = rows.data.begin() + row * rows.cols;
+      std::transform(begin, begin + rows.cols, begin, [&](double x) { return factor * x; });
+    }
   }
 
   // The regression of one Linear, from one half of the data. A Linear without bias stays one: its column of ones is
@@ -187,18 +283,23 @@ class Repair {
     return best;
   }
 
+  Result<Matrix> regression(const std::array<Matrix, 2>& gram, const std::array<Matrix, 2>& cross,
+                            const Matrix& prior) const {
+    const std::int64_t rows = prior.rows;
+    const std::array<Problem, 2> halves = {
+        problem(gram[0], cross[0], rows),
+        gram[1].empty() ? Problem{Matrix(rows, rows), Matrix(rows, prior.cols)} : problem(gram[1], cross[1], rows)};
+    OF_ASSIGN(const double amount, damping(halves, prior));
+    return ridge_solve(sum(halves[0].gram, halves[1].gram), sum(halves[0].cross, halves[1].cross), amount, &prior);
+  }
+
   Status solve(const Linear& linear, const std::array<Matrix, 2>& gram, const std::array<Matrix, 2>& cross) {
     OF_ASSIGN(Matrix prior, weight_matrix(linear));
     OF_ASSIGN(const std::vector<double> bias, bias_vector(linear));
     const std::int64_t in = linear.in, rows = linear.bias == nullptr ? in : in + 1;
     if (linear.bias != nullptr) prior.data.insert(prior.data.end(), bias.begin(), bias.end());
     prior.rows = rows;
-    const std::array<Problem, 2> halves = {
-        problem(gram[0], cross[0], rows),
-        gram[1].empty() ? Problem{Matrix(rows, rows), Matrix(rows, linear.out)} : problem(gram[1], cross[1], rows)};
-    OF_ASSIGN(const double amount, damping(halves, prior));
-    OF_ASSIGN(const Matrix solved,
-              ridge_solve(sum(halves[0].gram, halves[1].gram), sum(halves[0].cross, halves[1].cross), amount, &prior));
+    OF_ASSIGN(const Matrix solved, regression(gram, cross, prior));
     Matrix fitted(in, linear.out);
     std::copy_n(solved.data.begin(), fitted.data.size(), fitted.data.begin());
     if (linear.bias == nullptr) return replace(linear, fitted, nullptr);
@@ -215,10 +316,14 @@ class Repair {
   const std::vector<const Model*>& parents_;
   const Dataset& data_;
   const RepairOptions& options_;
+  std::optional<std::int64_t> read_;
   std::vector<Stage> stages_;
   std::vector<Correspondence> maps_;
   std::map<std::string, Join> joins_;                      // by output of a Linear
   std::map<std::string, std::vector<std::string>> names_;  // output of a Linear -> its name in every parent
+  std::map<std::string, std::string> inputs_;              // of a Linear, by its output
+  std::map<std::string, std::string> ending_at_;           // the sum that a Linear ends in -> its output
+  std::set<std::string> paired_;                           // were second of a pair
   ValueWalk student_;
   std::vector<ValueWalk> teachers_;
 };

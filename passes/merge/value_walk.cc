@@ -15,6 +15,19 @@ void ValueWalk::restart() {
   order_.clear();
 }
 
+void ValueWalk::keep_only(const std::vector<std::string>& values) {
+  std::deque<std::string> kept;
+  for (const std::string& name : order_) {
+    if (std::find(values.begin(), values.end(), name) != values.end()) {
+      kept.push_back(name);
+    } else {
+      known_.forget(name);
+    }
+  }
+  order_ = std::move(kept);
+  if (order_.empty()) known_ = {};
+}
+
 Result<const std::vector<Taps>*> ValueWalk::at(const std::vector<std::string>& values) {
   std::vector<std::string> missing;
   for (const std::string& value : values) {

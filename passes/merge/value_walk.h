@@ -17,8 +17,10 @@ class ValueWalk {
 
   // By batch. Errors: those of the executor, invalid_argument for an unknown name.
   Result<const std::vector<Taps>*> at(const std::vector<std::string>& values);
-  // Weights in front of values have changed.
+  // Weights in front of values have changed: of all...
   void restart();
+  // ...or of all but these, which were asked for last.
+  void keep_only(const std::vector<std::string>& values);
 
  private:
   const Model& model_;

@@ -8,6 +8,7 @@
 #include "analysis/compare/ensemble.h"
 #include "analysis/structure/correspondence.h"
 #include "passes/merge/augment.h"
+#include "passes/merge/read_position.h"
 #include "tests/passes/merge/small_transformer.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
@@ -52,6 +53,89 @@ TEST_P(Repairs, AScaledModelComesBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Repairs, ::testing::Values(repair_ridge, repair_regmean, repair_stats));
+
+std::unique_ptr<Model> reader(const std::string& tail) {
+  return test::model_from_text(
+      "<ir_version: 8, opset_import: [\"\" : 17]> g (float[8, 6, 4] x) => (float[N, 3] y) <float[4, 5] w1 = {}, "
+      "float[5, 3] w2 = {}, int64 first = {0}, int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] "
+      "at3 = {3}> { h = MatMul(x, w1) r = Relu(h) s = MatMul(r, w2) " +
+      tail + " }");
+}
+
+TEST(ReadPosition, OfAClassToken) {
+  EXPECT_EQ(read_position(reader("y = Gather <axis = 1> (s, first)")->graph()), 0);
+  EXPECT_EQ(read_position(reader("t = Slice(s, at2, at3, at1) y = Squeeze(t, at1)")->graph()), 2);
+  EXPECT_EQ(read_position(reader("a = Gather <axis = 1> (s, first) t = Tanh(a) y = Add(a, t)")->graph()), 0);
+}
+
+TEST(ReadPosition, NoneWhereSeveralAreRead) {
+  EXPECT_EQ(read_position(reader("y = ReduceMean <axes = [1], keepdims = 0> (s)")->graph()), std::nullopt);
+  EXPECT_EQ(read_position(reader("a = Gather <axis = 1> (s, first) b = Gather <axis = 1> (s, at1) c = Squeeze(b, at1) "
+                                 "y = Add(a, c)")
+                              ->graph()),
+            std::nullopt);
+  EXPECT_EQ(read_position(reader("t = Slice(s, at0, at2, at1) y = ReduceSum <keepdims = 0> (t, at1)")->graph()),
+            std::nullopt);
+  EXPECT_EQ(read_position(reader("a = Gather <axis = 1> (s, first) b = ReduceMean <axes = [1], keepdims = 0> (s) y = "
+                                 "Add(a, b)")
+                              ->graph()),
+            std::nullopt);
+}
+
+TEST(RepairRidge, FocusBringsTheReadPositionCloser) {
+  const auto one = reader("y = Gather <axis = 1> (s, first)"), two = one->clone(), start = one->clone();
+  std::uint32_t seed = 4;
+  for (Model* model : {one.get(), two.get(), start.get()}) {
+    test::set_weight(*model, "w1", test::random_matrix(4, 5, ++seed));
+    test::set_weight(*model, "w2", test::random_matrix(5, 3, ++seed));
+  }
+  const Dataset data = *generate_dataset(*one, 3);
+  std::vector<std::unique_ptr<Model>> repaired;
+  for (const double focus : {1.0, 100.0}) {
+    repaired.push_back(start->clone());
+    RepairOptions options;
+    options.damping = 1e-6;
+    options.focus = focus;
+    options.weights = {1, 1};
+    ASSERT_TRUE(repair_ridge(*repaired.back(), {one.get(), two.get()}, data, options).has_value());
+  }
+  const auto report = score_against_ensemble({one.get(), two.get()}, {repaired[0].get(), repaired[1].get()}, data);
+  ASSERT_TRUE(report.has_value()) << report.error().message;
+  EXPECT_LT(report->models[1].rel_l2, 0.99 * report->models[0].rel_l2);
+}
+
+TEST(RepairRidge, TwoBranchesTogetherKeepWhatIsRight) {
+  const auto parent = transformer(), merged = transformer();
+  const Dataset data = *generate_dataset(*parent, 3);
+  RepairOptions options;
+  options.damping = 0.001;
+  options.together = true;
+  options.weights = {1, 1};
+  const auto fitted = repair_ridge(*merged, {parent.get(), parent.get()}, data, options);
+  ASSERT_TRUE(fitted.has_value()) << fitted.error().message;
+  EXPECT_EQ(test::difference(*parent, *merged, Precision::kFloat32, 1e-4), "");
+}
+
+// What the second branch cannot give alone, the first gives with it.
+TEST(RepairRidge, TwoBranchesTogetherComeCloser) {
+  const auto parent = transformer(), damaged = transformer();
+  const Dataset data = *generate_dataset(*parent, 3);
+  for (const char* name : {"up0", "up1", "wv0", "wv1"}) {
+    test::set_weight(*damaged, name, test::random_matrix(1, parameter(damaged->graph().find(name))->size(), 8));
+  }
+  std::vector<std::unique_ptr<Model>> repaired;
+  for (const bool together : {false, true}) {
+    repaired.push_back(damaged->clone());
+    RepairOptions options;
+    options.damping = 1e-3;
+    options.together = together;
+    options.weights = {1};
+    ASSERT_TRUE(repair_ridge(*repaired.back(), {parent.get()}, data, options).has_value());
+  }
+  const auto report = score_against_ensemble({parent.get()}, {repaired[0].get(), repaired[1].get()}, data);
+  ASSERT_TRUE(report.has_value()) << report.error().message;
+  EXPECT_LT(report->models[1].rel_l2, report->models[0].rel_l2);
+}
 
 TEST(BatchStatistics, AreThoseOfTheData) {
   const auto model = test::model_from_text(

@@ -89,10 +89,16 @@ class Choice {
     }
     std::size_t best = 0;
     std::vector<double> scores;
+    std::optional<Dataset> one, other;
+    if (holds_out()) {
+      one = half_of(*input_.calibration, 0);
+      other = half_of(*input_.calibration, 1);
+      if (options_.text("augment") != "none" && has_images(*other)) {
+        OF_ASSIGN(other, with_moved_images(*other));
+      }
+    }
     for (const Candidate& each : candidates_) {
-      OF_ASSIGN(const double score, holds_out() ? held_out(each, half_of(*input_.calibration, 0),
-                                                           half_of(*input_.calibration, 1), settings_)
-                                                : seen(each));
+      OF_ASSIGN(const double score, one ? held_out(each, *one, *other, settings_) : seen(each));
       scores.push_back(score);
       if (score < scores[best]) best = scores.size() - 1;
     }

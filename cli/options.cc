@@ -193,7 +193,10 @@ void add_saving(Arguments& arguments) {
   arguments.flag("external", "put the weights into one file beside the model");
   arguments.flag("inline", "keep the weights inside the model file");
   arguments.flag("force,f", "overwrite the target");
-  arguments.value("memory", "SIZE", "most memory for weights being made at one time (default 256M)");
+  arguments.value("memory", "SIZE",
+                  "most memory for weights being made at one time, an error where one needs more (without it: 768M, "
+                  "and more for one that "
+                  "needs more)");
 }
 
 Result<SaveOptions> saving_of(const Arguments& arguments) {
@@ -206,6 +209,7 @@ Result<SaveOptions> saving_of(const Arguments& arguments) {
   save.overwrite = arguments.has("force");
   save.threads = threads();
   OF_ASSIGN(save.memory_budget, arguments.size("memory", save.memory_budget));
+  save.memory_limited = arguments.has("memory");
   return save;
 }
 

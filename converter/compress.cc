@@ -131,6 +131,7 @@ class Job {
     };
     OF_ASSIGN(report_.pipeline, run_pipeline(*after_, recipe_, pipeline));
     report_.coverage = coverage_of(report_.pipeline);
+    OF_TRY(check_memory(*after_, options_.save));
     stamp(*after_, to_line(recipe_), report_.source.xxh128);
     return {};
   }

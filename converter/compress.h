@@ -48,8 +48,8 @@ Result<Report> verify_files(const VerifyOptions& options);
 Result<std::string> hash_files(const std::vector<std::string>& paths);
 // Largest resident size of this process so far.
 std::int64_t peak_memory_bytes();
-// Estimate of what writing a model adds to the resident size: tensors that are made at one time, three times their
-// bytes each (the codes of a weight, a byte each, lie beside the packed ones), within the budget of the options.
+// Estimate of what writing a model adds to the resident size: making_bytes() of the tensors that are made at one time,
+// within the budget of the options.
 std::int64_t predicted_writing_bytes(Model& model, const SaveOptions& options);
 // Bytes of all constant tensors (initializers and Constant nodes, subgraphs included) and the number of nodes.
 std::int64_t weight_bytes(Model& model);

@@ -35,12 +35,11 @@ std::int64_t peak_memory_bytes() {
 }
 
 std::int64_t predicted_writing_bytes(Model& model, const SaveOptions& options) {
-  constexpr std::int64_t kFactor = 3;
   std::vector<std::int64_t> made;  // largest first
   for (const Graph* graph : model.graphs()) {
     for (const Value* value : graph->values()) {
       const Tensor* tensor = value->initializer() != nullptr ? value->initializer() : value->constant();
-      if (tensor != nullptr && tensor->is_deferred()) made.push_back(tensor->nbytes());
+      if (tensor != nullptr && tensor->is_deferred()) made.push_back(making_bytes(*tensor));
     }
   }
   std::sort(made.begin(), made.end(), std::greater<>());
@@ -49,7 +48,7 @@ std::int64_t predicted_writing_bytes(Model& model, const SaveOptions& options) {
     if (i > 0 && together + made[i] > options.memory_budget) break;
     together += made[i];
   }
-  return kFactor * together;
+  return together;
 }
 
 std::int64_t weight_bytes(Model& model) {

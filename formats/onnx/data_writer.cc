@@ -37,23 +37,20 @@ class DataWriter {
       } catch (const std::exception&) {  // std::bad_alloc: a deferred function throws nothing else
         status = fail(Code::kResource, "out of memory while a tensor was made; use fewer threads or a smaller budget");
       }
-      finish(cost(next->first), std::move(status));
+      finish(making_bytes(next->first), std::move(status));
     }
   }
-
-  // Bytes held while the tensor is made; mapped and owned ones are written from where they are.
-  static std::int64_t cost(const Tensor& tensor) { return tensor.is_deferred() ? tensor.nbytes() : 0; }
 
   const std::pair<Tensor, std::int64_t>* take() {
     std::unique_lock lock(mutex_);
     const auto fits = [&] {
       return !result_ || next_ >= tensors_.size() || in_flight_ == 0 ||
-             in_flight_ + cost(tensors_[next_].first) <= options_.memory_budget;
+             in_flight_ + making_bytes(tensors_[next_].first) <= options_.memory_budget;
     };
     wake_.wait(lock, fits);
     if (!result_ || next_ >= tensors_.size()) return nullptr;
     const auto* taken = &tensors_[next_++];
-    in_flight_ += cost(taken->first);
+    in_flight_ += making_bytes(taken->first);
     return taken;
   }
 

@@ -50,7 +50,8 @@ struct SaveOptions {
   std::string external_name;               // default: <model file name>.data
   std::int64_t inline_below = 1024;        // bytes; smaller tensors stay inline
   std::int64_t align = 4096;               // offset alignment of tensors of at least this size
-  std::int64_t memory_budget = 256 << 20;  // bytes of tensors being made at one time (at least one tensor)
+  std::int64_t memory_budget = 768 << 20;  // making_bytes() of the tensors being made at one time
+  bool memory_limited = false;             // a tensor that needs more is an error (resource); else it is made alone
   int threads = 1;
   // Inner values whose types are written as value_info; none given: all with a type. Types that shape inference found
   // are found again by every reader, so a pipeline passes what the input file described.
@@ -71,5 +72,12 @@ Result<SaveStats> save_model(const Model& model, const std::string& path, const 
 // save_model, but for io.
 Result<SaveStats> predict_save(const Model& model, const std::string& path, const SaveOptions& options = {});
 Result<Buffer> serialize_model(const Model& model);
+
+// Estimate of what is held while a deferred tensor is made: three times its bytes (codes of a weight, a byte each, lie
+// beside the packed ones). 0 for others, which are written from where they are.
+std::int64_t making_bytes(const Tensor& tensor);
+// Error: resource when `options` limit the memory and a tensor of the model needs more while it is made. save_model
+// asks this first.
+Status check_memory(const Model& model, const SaveOptions& options);
 
 }  // namespace onnxfold

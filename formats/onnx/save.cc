@@ -168,6 +168,7 @@ Result<bool> goes_external(const Model& model, const std::string& path, const Sa
 
 Result<SaveStats> save_model(const Model& model, const std::string& path, const SaveOptions& options) {
   OF_TRY(check_target(path, options));
+  OF_TRY(check_memory(model, options));
   OF_ASSIGN(const bool external, goes_external(model, path, options));
   return external ? save_external(model, path, options) : save_inline(model, path, options);
 }
@@ -182,6 +183,23 @@ Result<SaveStats> predict_save(const Model& model, const std::string& path, cons
   onnx::ModelProto proto;
   OF_TRY(lay_out_external(model, options, layout, proto));
   return SaveStats{static_cast<std::int64_t>(proto.ByteSizeLong()), layout.size()};
+}
+
+std::int64_t making_bytes(const Tensor& tensor) { return tensor.is_deferred() ? 3 * tensor.nbytes() : 0; }
+
+Status check_memory(const Model& model, const SaveOptions& options) {
+  if (!options.memory_limited) return {};
+  for (const Graph* graph : const_cast<Model&>(model).graphs()) {
+    for (const Value* value : graph->values()) {
+      const Tensor* tensor = value->initializer() != nullptr ? value->initializer() : value->constant();
+      if (tensor == nullptr || making_bytes(*tensor) <= options.memory_budget) continue;
+      return fail(Code::kResource,
+                  fmt::format("'{}' needs about {:.0f} MB while it is made, and the limit is {:.0f} MB", value->name(),
+                              static_cast<double>(making_bytes(*tensor)) / 1e6,
+                              static_cast<double>(options.memory_budget) / 1e6));
+    }
+  }
+  return {};
 }
 
 Result<Buffer> serialize_model(const Model& model) {

@@ -100,9 +100,27 @@ TEST(Save, DeferredTensorsStayInTheBudget) {
   });
   SaveOptions options = external();
   options.threads = 8;
-  options.memory_budget = 2 << 20;
+  options.memory_budget = 6 << 20;
   ASSERT_TRUE(save_model(*model, folder + "/m.onnx", options));
   EXPECT_LE(peak, 2);
+}
+
+TEST(Save, ALimitThatOneTensorPassesIsAnError) {
+  const std::string folder = test::temp_dir();
+  const auto model = model_of(2, 1 << 20);
+  SaveOptions options = external();
+  options.memory_budget = 2 << 20;
+  options.memory_limited = true;
+  const auto stats = save_model(*model, folder + "/m.onnx", options);
+  ASSERT_FALSE(stats);
+  EXPECT_EQ(stats.error().code, Code::kResource);
+  EXPECT_EQ(files_in(folder), 0U);
+  options.memory_budget = 3 << 20;
+  EXPECT_TRUE(save_model(*model, folder + "/m.onnx", options));
+  options.memory_budget = 2 << 20;
+  options.memory_limited = false;  // alone
+  options.overwrite = true;
+  EXPECT_TRUE(save_model(*model, folder + "/m.onnx", options));
 }
 
 TEST(Save, FailingTensorLeavesNothing) {

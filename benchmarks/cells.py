@@ -1,5 +1,6 @@
 """Cells of a table, measured one after the other and written to a file as they are done, so that a cut costs nothing."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -12,6 +13,17 @@ import onnxruntime
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ONNXFOLD = os.environ.get("ONNXFOLD", str(ROOT / "build/release/cli/onnxfold"))
+
+
+def table_arguments(description):
+    """A parser with what every table needs: the model, its data, the file of cells, and --render."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("--calibration", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--cells", required=True)
+    parser.add_argument("--render", action="store_true")
+    return parser
 
 
 class Cells:

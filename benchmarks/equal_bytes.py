@@ -11,11 +11,10 @@ run goes on where the first stopped; --render prints Markdown. Everything that c
 all ranks of tying and low rank the same share of the bytes, and learns from --calibration-samples. Needs numpy and onnxruntime.
 """
 
-import argparse
 import pathlib
 import tempfile
 
-from cells import Cells, Judge, compress
+from cells import Cells, Judge, compress, table_arguments
 
 FOUR, THREE, TWO = (f"rtn-search:bits={bits},block=32" for bits in (4, 3, 2))
 
@@ -113,16 +112,11 @@ def render(args, cells):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("--calibration", type=pathlib.Path)
-    parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--cells", required=True)
+    parser = table_arguments(__doc__)
     parser.add_argument("--blocks", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--no-refit", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--calibration-samples", type=int)
-    parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     cells = Cells(args.cells)
     if not args.render:

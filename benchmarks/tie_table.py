@@ -12,7 +12,6 @@ the inputs that the original model has on D (data that no way has seen), `output
 Needs an interpreter with onnx, numpy and onnxruntime (one thread is used).
 """
 
-import argparse
 import collections
 import functools
 import pathlib
@@ -23,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from cells import Cells, Judge, batches, compress, session_of
+from cells import Cells, Judge, batches, compress, session_of, table_arguments
 
 # start, factors, learns from the calibration data
 PLAIN = [("average", "svd", False), ("lower", "svd", False), ("stepwise", "svd", False), ("weighted", "svd", True)]
@@ -214,17 +213,12 @@ def claims(args, cells):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("--calibration", type=pathlib.Path)
-    parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--cells", required=True)
+    parser = table_arguments(__doc__)
     parser.add_argument("--loops", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--ranks", nargs="+", default=["0", "8", "16", "32", "break-even"])
     parser.add_argument("--refit-ranks", nargs="*", default=["0", "8", "16"])
     parser.add_argument("--ways", nargs="*", help="only these, as START,FACTORS (average,svd)")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     cells = Cells(args.cells)
     if not args.render:

@@ -195,8 +195,7 @@ void add_saving(Arguments& arguments) {
   arguments.flag("force,f", "overwrite the target");
   arguments.value("memory", "SIZE",
                   "most memory for weights being made at one time, an error where one needs more (without it: 768M, "
-                  "and more for one that "
-                  "needs more)");
+                  "and more for one that needs more)");
 }
 
 Result<SaveOptions> saving_of(const Arguments& arguments) {

@@ -46,21 +46,18 @@ bool neighbours(const std::vector<std::int64_t>& columns) {
 
 }  // namespace
 
-RowView RowView::holding(std::shared_ptr<const std::vector<float>> data, std::int64_t rows, std::int64_t cols) {
+template <typename T>
+RowView RowView::holding(std::vector<T> data, std::int64_t rows, std::int64_t cols) {
+  const auto kept = std::make_shared<const std::vector<T>>(std::move(data));
   RowView view;
   view.rows_ = rows;
   view.cols_ = view.stride_ = cols;
-  view.floats_ = data->data();
-  view.owner_ = std::move(data);
-  return view;
-}
-
-RowView RowView::holding(std::shared_ptr<const std::vector<double>> data, std::int64_t rows, std::int64_t cols) {
-  RowView view;
-  view.rows_ = rows;
-  view.cols_ = view.stride_ = cols;
-  view.doubles_ = data->data();
-  view.owner_ = std::move(data);
+  if constexpr (std::is_same_v<T, float>) {
+    view.floats_ = kept->data();
+  } else {
+    view.doubles_ = kept->data();
+  }
+  view.owner_ = kept;
   return view;
 }
 
@@ -81,12 +78,12 @@ Result<RowView> RowView::of(const Datum& datum, const RowMask& mask, int channel
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(from)>>;
     std::vector<T> data = gathered(from, rows, channels, inner, keep);
     const std::int64_t kept = channels == 0 ? 0 : static_cast<std::int64_t>(data.size()) / channels;
-    return holding(std::make_shared<const std::vector<T>>(std::move(data)), kept, channels);
+    return holding(std::move(data), kept, channels);
   };
   if (array.storage() != Storage::kFloat) {
     OF_ASSIGN(std::vector<double> numbers, to_doubles(array));
     if (!as_it_lies) return copy(numbers.data());
-    return holding(std::make_shared<const std::vector<double>>(std::move(numbers)), rows, channels);
+    return holding(std::move(numbers), rows, channels);
   }
   if (!as_it_lies) return copy(array.data<float>());
   RowView view;
@@ -114,7 +111,7 @@ RowView RowView::beside(const RowView& left, const RowView& right) {
       const auto next = std::copy_n(x + row * x_stride, left.cols_, data.begin() + row * cols);
       std::copy_n(y + row * y_stride, right.cols_, next);
     }
-    return holding(std::make_shared<const std::vector<T>>(std::move(data)), left.rows_, cols);
+    return holding(std::move(data), left.rows_, cols);
   };
   if (left.floats_ != nullptr && right.floats_ != nullptr) {
     return joined(left.floats_, left.stride_, right.floats_, right.stride_);
@@ -136,7 +133,7 @@ RowView RowView::columns(const std::vector<std::int64_t>& chosen) const {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(data)>>;
     std::vector<T> copy;
     copy_columns(*this, data, chosen, copy);
-    view = holding(std::make_shared<const std::vector<T>>(std::move(copy)), rows_, view.cols_);
+    view = holding(std::move(copy), rows_, view.cols_);
   });
   return view;
 }

@@ -46,8 +46,8 @@ class RowView {
   }
 
  private:
-  static RowView holding(std::shared_ptr<const std::vector<float>> data, std::int64_t rows, std::int64_t cols);
-  static RowView holding(std::shared_ptr<const std::vector<double>> data, std::int64_t rows, std::int64_t cols);
+  template <typename T>
+  static RowView holding(std::vector<T> data, std::int64_t rows, std::int64_t cols);
 
   std::int64_t rows_ = 0, cols_ = 0, stride_ = 0;
   const float* floats_ = nullptr;

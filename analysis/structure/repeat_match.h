@@ -34,9 +34,9 @@ class RepeatMatcher {
   // are no such ends or there are fewer than two blocks. Not yet settled, without `outside`.
   std::optional<Repeat> match(Node& last, Node& previous);
 
-  // Why the last match found none, or what is before its first block is no block though half of it is; empty when As
-  // many nodes were alike.
+  // Why the last match found none, or what is before its first block is no block though half of it is; else empty.
   const std::string& mismatch() const { return mismatch_; }
+  // Nodes that the last match found alike.
   std::size_t alike() const { return alike_; }
 
  private:

@@ -188,11 +188,11 @@ class Repair {
     for (std::size_t batch = 0; batch < batches->size(); ++batch) {
       const Taps& taps = (*batches)[batch];
       const RowMask mask = mask_of(batch);
-      OF_ASSIGN(const Matrix x1, rows_of(taps.at(inputs_.at(first)), mask));
-      OF_ASSIGN(const Matrix x2, rows_of(taps.at(inputs_.at(second)), mask));
+      OF_ASSIGN(const RowView x1, RowView::of(taps.at(inputs_.at(first)), mask));
+      OF_ASSIGN(const RowView x2, RowView::of(taps.at(inputs_.at(second)), mask));
       OF_ASSIGN(const Matrix other, rows_of(taps.at(stream), mask));
-      if (x1.rows != x2.rows) return {};
-      Matrix x = with_ones(side_by_side(x1, x2));
+      if (x1.rows() != x2.rows()) return {};
+      Matrix x = with_ones(RowView::beside(x1, x2).matrix());
       Matrix target = sum(targets.at(second)[batch], other, -1);
       for (std::size_t i = 0; i < target.data.size(); ++i) target.data[i] -= own_bias[i % own_bias.size()];
       focus(x, taps.at(inputs_.at(second)), mask);
@@ -201,14 +201,6 @@ class Repair {
       add_gram(cross[batch % 2], x, target);
     }
     return replace_pair(a, b, gram, cross);
-  }
-  static Matrix side_by_side(const Matrix& x1, const Matrix& x2) {
-    Matrix both(x1.rows, x1.cols + x2.cols);
-    for (std::int64_t i = 0; i < x1.rows; ++i) {
-      std::copy_n(x1.data.begin() + i * x1.cols, x1.cols, both.data.begin() + i * both.cols);
-      std::copy_n(x2.data.begin() + i * x2.cols, x2.cols, both.data.begin() + i * both.cols + x1.cols);
-    }
-    return both;
   }
   Status replace_pair(const Linear& a, const Linear& b, const std::array<Matrix, 2>& gram,
                       const std::array<Matrix, 2>& cross) {

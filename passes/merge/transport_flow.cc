@@ -7,7 +7,7 @@
 
 #include "analysis/align/axis_map.h"
 #include "analysis/structure/norm.h"
-#include "exec/parallel.h"
+#include "exec/side_by_side.h"
 #include "passes/merge/aligned_weights.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/transport_plans.h"
@@ -160,17 +160,11 @@ class Flow {
       if (attention >= 0) team_of[attention] = teams.size();
       teams.push_back({i});
     }
-    std::vector<Status> done(teams.size());
-    parallel_for(static_cast<std::int64_t>(teams.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) {
-        const auto at = static_cast<std::size_t>(t);
-        std::vector<Similarity> similarities;
-        for (const std::size_t i : teams[at]) similarities.push_back(features_.similarities[i]);
-        done[at] = solve(teams[at], similarities);
-      }
+    return side_by_side(teams.size(), [&](std::size_t t) {
+      std::vector<Similarity> similarities;
+      for (const std::size_t i : teams[t]) similarities.push_back(features_.similarities[i]);
+      return solve(teams[t], similarities);
     });
-    for (Status& each : done) OF_TRY(each);
-    return {};
   }
   Status solve(const std::vector<std::size_t>& team, const std::vector<Similarity>& similarities) {
     std::vector<const TransportSite*> sites;

@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <array>
+#include <iterator>
+
 #include "passes/registry.h"
 
 namespace onnxfold {
@@ -72,36 +76,19 @@ constexpr OptionSpec kFormats{"formats", kPatterns, "",
 constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,    kAccuracyLevel,
                                       kGather, kOthers, kMinElements, kInclude, kExclude, kFormats};
 
-constexpr OptionSpec kRtnSearchOptions[] = {
-    {"norms", kBool, "true",
-     "Errors behind a norm count by its gain and bias, which say how large the inputs of a column are"},
-    kBits,
-    kBlock,
-    kSymmetric,
-    kScales,
-    kForm,
-    kAccuracyLevel,
-    kGather,
-    kOthers,
-    kMinElements,
-    kInclude,
-    kExclude,
-    kFormats};
+// An option of its own before those of rtn.
+constexpr std::array<OptionSpec, std::size(kRtnOptions) + 1> with_rtn_options(const OptionSpec& own) {
+  std::array<OptionSpec, std::size(kRtnOptions) + 1> specs{own};
+  std::copy(std::begin(kRtnOptions), std::end(kRtnOptions), specs.begin() + 1);
+  return specs;
+}
 
-constexpr OptionSpec kAwqOptions[] = {
-    {"clip", kBool, "true", "Also clips the largest weights of a block where that helps"},
-    kBits,
-    kBlock,
-    kSymmetric,
-    kScales,
-    kForm,
-    kAccuracyLevel,
-    kGather,
-    kOthers,
-    kMinElements,
-    kInclude,
-    kExclude,
-    kFormats};
+constexpr auto kRtnSearchOptions = with_rtn_options(
+    {"norms", kBool, "true",
+     "Errors behind a norm count by its gain and bias, which say how large the inputs of a column are"});
+
+constexpr auto kAwqOptions =
+    with_rtn_options({"clip", kBool, "true", "Also clips the largest weights of a block where that helps"});
 
 constexpr OptionSpec kHqqOptions[] = {
     kBits,

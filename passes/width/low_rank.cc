@@ -16,7 +16,7 @@
 #include "analysis/compare/damage.h"
 #include "analysis/depth/block_scores.h"
 #include "analysis/structure/linear.h"
-#include "exec/parallel.h"
+#include "exec/side_by_side.h"
 #include "passes/pass.h"
 #include "passes/width/front_to_back.h"
 #include "passes/width/rank_budget.h"
@@ -134,12 +134,8 @@ class LowRankPass final : public Pass {
       context.note(graph.name, "truncated SVD: without calibration data its error is several times that of whitening");
     }
     std::vector<Target> targets(linears.size());
-    std::vector<Status> done(linears.size());
-    parallel_for(static_cast<std::int64_t>(linears.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-      for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-        done[i] = decompose_one(linears[i], statistics, targets[i]);
-    });
-    for (const Status& status : done) OF_TRY(status);
+    OF_TRY(
+        side_by_side(linears.size(), [&](std::size_t i) { return decompose_one(linears[i], statistics, targets[i]); }));
     return targets;
   }
 

@@ -281,17 +281,21 @@ TEST_P(Rotary, AGeneralRotationIsNotApplied) {
 INSTANTIATE_TEST_SUITE_P(Spellings, Rotary, ::testing::ValuesIn(spellings()),
                          [](const auto& spelling) { return spelling.param.name; });
 
+void expect_all_held(const Model& model) {
+  const AxisGroups groups = find_axis_groups(model.graph());
+  ASSERT_EQ(groups.attentions.size(), 1U);
+  const auto parts = RotaryProbe(model).of(groups.attentions.front());
+  ASSERT_TRUE(parts.has_value());
+  EXPECT_TRUE(parts->pairs.empty());
+  EXPECT_TRUE(parts->free.empty());
+}
+
 // Tables that rotate nothing: halves with other angles, which no phase passes.
 TEST(RotaryProbe, TablesOfAnotherFunctionHoldTheirElements) {
   const Spelling spelling = spellings().front();
   const auto model = model_of(spelling);
   test::set_weight(*model, "cos", test::random_matrix(kLength, kHead, 5));
-  const AxisGroups groups = find_axis_groups(model->graph());
-  ASSERT_EQ(groups.attentions.size(), 1U);
-  const auto parts = RotaryProbe(*model).of(groups.attentions.front());
-  ASSERT_TRUE(parts.has_value());
-  EXPECT_TRUE(parts->pairs.empty());
-  EXPECT_TRUE(parts->free.empty());
+  expect_all_held(*model);
 }
 
 // At a single position nothing turns: what the pairs are cannot be seen.
@@ -300,12 +304,7 @@ TEST(RotaryProbe, TablesThatNeverTurnHoldTheirElements) {
   const auto model = model_of(spelling);
   test::set_weight(*model, "cos", Matrix(1, kLength * kHead, std::vector<double>(kLength * kHead, 1.0)));
   test::set_weight(*model, "sin", Matrix(1, kLength * kHead));
-  const AxisGroups groups = find_axis_groups(model->graph());
-  ASSERT_EQ(groups.attentions.size(), 1U);
-  const auto parts = RotaryProbe(*model).of(groups.attentions.front());
-  ASSERT_TRUE(parts.has_value());
-  EXPECT_TRUE(parts->pairs.empty());
-  EXPECT_TRUE(parts->free.empty());
+  expect_all_held(*model);
 }
 
 }  // namespace

@@ -123,7 +123,7 @@ Result<Inspection> inspect(const std::string& path) {
 std::string inspection_text(const Inspection& in) {
   std::string text = fmt::format("{}\n", in.path);
   const auto row = [&](std::string_view label, const std::string& content) {
-    text += fmt::format("{:<12}{}\n", label, content);
+    text += fmt::format("{:<11} {}\n", label, content);
   };
   row("size", fmt::format("{}{}", bytes_text(in.files.file_bytes + in.files.external_bytes),
                           in.files.external_bytes > 0

@@ -4,17 +4,18 @@
 #include <cmath>
 
 #include "converter/report.h"
+#include "passes/registry.h"
 
 namespace onnxfold {
 namespace {
 
 void row(std::string& text, std::string_view label, const std::string& content) {
-  text += fmt::format("{:<12}{}\n", label, content);
+  text += fmt::format("{:<11} {}\n", label, content);
 }
 
 std::string factor(const Report& report) {
   const double before = static_cast<double>(report.source.bytes), after = static_cast<double>(report.target.bytes);
-  if (after <= 0 || before <= 0) return "";
+  if (after <= 0 || before <= 0 || after == before) return "";
   return after <= before ? fmt::format(" ({:.1f}x smaller)", before / after)
                          : fmt::format(" ({:.2f}x larger)", after / before);
 }
@@ -47,14 +48,36 @@ void coverage_rows(std::string& text, const Report& report) {
         found->count += reason.count;
       }
     }
-    row(text, each.pass, fmt::format("{} ({})", line, share(report, applied)));
-    if (kept == 0) continue;
     std::string why;
     for (const SkipReason& reason : reasons) {
-      why += fmt::format("{}{} ({})", why.empty() ? "" : "; ", reason.reason, reason.count);
+      why += fmt::format("{}{}", why.empty() ? "" : "; ", reason.reason);
+      if (kept_bytes > 0) why += fmt::format(" ({})", reason.count);
     }
+    if (applied == 0 && kept_bytes == 0) {  // what was looked for is no weight, and is not there
+      row(text, each.pass, "left the model as it is: " + why);
+      continue;
+    }
+    row(text, each.pass, fmt::format("{} ({})", line, share(report, applied)));
+    if (kept == 0) continue;
     row(text, "  kept", fmt::format("{}, {}: {}", kept, bytes_text(kept_bytes), why));
   }
+}
+
+// Passes that were asked for by themselves and neither changed anything nor said why.
+void idle_rows(std::string& text, const Report& report) {
+  std::vector<std::string> told;
+  for (const PassRun& run : report.pipeline.runs) {
+    if (run.changed) told.push_back(run.pass);
+  }
+  for (const Remark& remark : report.pipeline.remarks) told.push_back(remark.pass);
+  for (const PassRun& run : report.pipeline.runs) {
+    const PassInfo* info = find_pass(run.pass);
+    if (info == nullptr || info->exactness != Exactness::kLossy) continue;
+    if (std::find(told.begin(), told.end(), run.pass) != told.end()) continue;
+    told.push_back(run.pass);
+    row(text, run.pass, "found nothing to do");
+  }
+  if (!report.pipeline.changed && !report.pipeline.runs.empty()) row(text, "result", "no pass changed anything");
 }
 
 std::string task_text(const TaskMetrics& task) {
@@ -224,6 +247,7 @@ std::string report_text(const Report& report, bool verbose) {
     }
     if (verbose) pass_rows(text, report);
     coverage_rows(text, report);
+    idle_rows(text, report);
   }
   if (!report.merge || report.proof) check_rows(text, report, verbose);
   if (report.equal_bytes) equal_bytes_rows(text, *report.equal_bytes);

@@ -188,10 +188,20 @@ class FoldShapes final : public Pass {
     if (const Elements* wanted = elements.find(node.input(1)); wanted != nullptr && !wanted->scalar) {
       target = target_from(*node.input(0), *wanted);
     }
-    if (!target && node.output()->type().shape) target = reshape_target(from, *node.output()->type().shape);
+    if (!target && believable(node)) target = reshape_target(from, *node.output()->type().shape);
     if (!target) return false;
     set_target(graph, node, *target);
     return true;
+  }
+
+  // What a file declares of its outputs may be wrong (runtimes only warn), at times in rank: the number of entries of
+  // the target has to agree.
+  static bool believable(const Node& node) {
+    const Type& type = node.output()->type();
+    if (!type.shape) return false;
+    if (!node.output()->is_graph_output()) return true;
+    const auto entries = node.input(1)->type().static_dims();
+    return entries && *entries == Dims{static_cast<std::int64_t>(type.shape->size())};
   }
 
   // Numbers (0 and -1 among them) as the model computes them, dimensions of x at their place as 0, one -1.

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <tuple>
 
 #include "ir/match.h"
 #include "passes/quantize/channel_int8.h"
@@ -64,50 +65,58 @@ class DynamicInt8 final : public Pass {
     Value *codes, *scale, *zero;
   };
 
-  Status rewrite(Graph& graph, const Int8Target& target) {
-    Node& node = *target.node;
-    auto made = quantize_channels(*constant(target.weight), target.axis, options_.limit);
+  // The weight of `target` in 8 bits, stored once for all nodes of a graph that read it alike.
+  Result<Rounded> stored(Graph& graph, const Int8Target& target) {
+    const bool convolution = target.node->is("Conv");
+    const std::int64_t axis = convolution ? 0 : target.axis;
+    const auto [found, is_new] = stored_.try_emplace({&graph, target.weight, axis, convolution});
+    if (!is_new) return found->second;
+    const Tensor& weight = *constant(target.weight);
+    auto made = quantize_channels(weight, axis, options_.limit);
     if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
-    if (target.axis == 0) {
+    Dims by_channel{target.channels};
+    Tensor zero = Tensor::owned(DType::kInt8, {}, Buffer(1));
+    if (convolution) {
+      OF_ASSIGN(made->codes, around_128(made->codes));
+      by_channel.resize(weight.dims().size() - 1, 1);
+      zero = Tensor::of<std::uint8_t>({}, {std::uint8_t{128}});
+    } else if (axis == 0) {
       OF_ASSIGN(made->codes, transposed_codes(made->codes));
     }
     const std::string name = target.weight->name();
+    return found->second = {add_constant(graph, made->codes, name + "_quantized"),
+                            add_constant(graph, Tensor::of<float>(by_channel, made->scales), name + "_scale"),
+                            add_constant(graph, std::move(zero), name + "_zero_point")};
+  }
+
+  Status rewrite(Graph& graph, const Int8Target& target) {
+    Node& node = *target.node;
+    OF_ASSIGN(const Rounded weight, stored(graph, target));
     const Rounded x = rounded(graph, *node.input(0), node);
-    Value* codes = add_constant(graph, made->codes, name + "_quantized");
-    Value* scales = add_constant(graph, Tensor::of<float>({target.channels}, made->scales), name + "_scale");
-    Value* zero = add_constant(graph, Tensor::owned(DType::kInt8, {}, Buffer(1)), name + "_zero_point");
     const auto add = [&](const char* op, std::vector<Value*> inputs, Type type) {
       return graph.insert({op, std::move(inputs), {{node.output()->name(), std::move(type)}}, {}, "", ""}, &node);
     };
     Type sums = node.output()->type();
     if (sums.is_tensor()) sums.dtype = DType::kInt32;
     const Type floats = node.output()->type();
-    Node* product = add("MatMulInteger", {x.codes, codes, x.zero, zero}, sums);
+    Node* product = add("MatMulInteger", {x.codes, weight.codes, x.zero, weight.zero}, sums);
     NodeSpec cast{"Cast", {product->output()}, {{node.output()->name(), floats}}, {}, "", ""};
     cast.attributes.emplace_back("to", std::int64_t{1});  // TensorProto.FLOAT
     Node* numbers = graph.insert(std::move(cast), &node);
-    Node* steps = add("Mul", {x.scale, scales}, Type::tensor(DType::kFloat32, Dims{target.channels}));
+    Node* steps = add("Mul", {x.scale, weight.scale}, Type::tensor(DType::kFloat32, Dims{target.channels}));
     Node* last = add("Mul", {numbers->output(), steps->output()}, floats);
     if (node.is("Gemm") && node.input(2) != nullptr) last = add("Add", {last->output(), node.input(2)}, floats);
     last->name = node.name;
-    Value* weight = target.weight;
     replace_and_erase(graph, node, *last->output());
-    if (!weight->erased()) erase_if_unused(graph, *weight);
+    if (!target.weight->erased()) erase_if_unused(graph, *target.weight);
     return {};
   }
 
   Status rewrite_convolution(Graph& graph, const Int8Target& target) {
     Node& node = *target.node;
-    auto made = quantize_channels(*constant(target.weight), 0, options_.limit);
-    if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
-    OF_ASSIGN(const Tensor shifted, around_128(made->codes));
-    const std::string name = target.weight->name();
+    OF_ASSIGN(const Rounded weight, stored(graph, target));
     const Rounded x = rounded(graph, *node.input(0), node);
-    Dims by_channel{target.channels};
-    by_channel.resize(static_cast<std::size_t>(constant(target.weight)->rank()) - 1, 1);
-    Value* codes = add_constant(graph, shifted, name + "_quantized");
-    Value* scales = add_constant(graph, Tensor::of<float>(by_channel, made->scales), name + "_scale");
-    Value* zero = add_constant(graph, Tensor::of<std::uint8_t>({}, {std::uint8_t{128}}), name + "_zero_point");
+    const Dims by_channel = constant(weight.scale)->dims();
     const Type floats = node.output()->type();
     Type sums = floats;
     if (sums.is_tensor()) sums.dtype = DType::kInt32;
@@ -115,7 +124,7 @@ class DynamicInt8 final : public Pass {
     const auto spec_of = [&](const char* op, std::vector<Value*> inputs, const Type& type) {
       return NodeSpec{op, std::move(inputs), {{node.output()->name(), type}}, {}, "", ""};
     };
-    NodeSpec integer = spec_of("ConvInteger", {x.codes, codes, x.zero, zero}, sums);
+    NodeSpec integer = spec_of("ConvInteger", {x.codes, weight.codes, x.zero, weight.zero}, sums);
     for (const char* key : {"dilations", "kernel_shape", "pads", "strides"}) {
       if (auto numbers = node.attr_ints(key)) integer.attributes.emplace_back(key, *numbers);
     }
@@ -127,12 +136,12 @@ class DynamicInt8 final : public Pass {
     NodeSpec cast = spec_of("Cast", {product->output()}, floats);
     cast.attributes.emplace_back("to", std::int64_t{1});  // TensorProto.FLOAT
     Node* numbers = insert(std::move(cast));
-    Node* steps = insert(spec_of("Mul", {x.scale, scales}, Type::tensor(DType::kFloat32, by_channel)));
+    Node* steps = insert(spec_of("Mul", {x.scale, weight.scale}, Type::tensor(DType::kFloat32, by_channel)));
     Node* last = insert(spec_of("Mul", {numbers->output(), steps->output()}, floats));
     if (Value* bias = node.input(2)) {
       Value* shape =
           add_constant(graph, Tensor::of<std::int64_t>({static_cast<std::int64_t>(by_channel.size())}, by_channel),
-                       name + "_bias_shape");
+                       target.weight->name() + "_bias_shape");
       Value* wide =
           target.bias != nullptr
               ? add_constant(graph, constant(bias)->reshaped(by_channel), bias->name() + "_by_channel")
@@ -141,9 +150,8 @@ class DynamicInt8 final : public Pass {
       erase_if_unused(graph, *shape);
     }
     last->name = node.name;
-    Value* weight = target.weight;
     replace_and_erase(graph, node, *last->output());
-    if (!weight->erased()) erase_if_unused(graph, *weight);
+    if (!target.weight->erased()) erase_if_unused(graph, *target.weight);
     return {};
   }
 
@@ -175,7 +183,8 @@ class DynamicInt8 final : public Pass {
 
   Int8Options options_;
   bool convolutions_;
-  std::map<std::pair<const Graph*, const Value*>, Rounded> rounded_;  // looked up only
+  std::map<std::pair<const Graph*, const Value*>, Rounded> rounded_;                      // looked up only
+  std::map<std::tuple<const Graph*, const Value*, std::int64_t, bool>, Rounded> stored_;  // looked up only
 };
 
 }  // namespace

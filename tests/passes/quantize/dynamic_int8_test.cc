@@ -57,6 +57,27 @@ g (float[N, 16] x, bool c) => (float[N, 8] y) <float[16, 8] w = {}, float[16, 8]
   }
 }
 
+// A weight that several nodes read alike has one copy of its codes; read transposed, it has other scales.
+TEST(DynamicInt8, SharedWeightsStayShared) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 4, 6, 8] x) => (float[1, 4, 6, 8] y) <float[4, 4, 1, 1] k = {}, float[8, 8] w = {}> {
+  a = Conv (x, k)
+  b = Conv (a, k)
+  c = MatMul(b, w)
+  y = MatMul(c, w)
+})");
+  const auto changed = test::run_pass("dynamic-int8", *model, kAll);
+  ASSERT_TRUE(changed && *changed);
+  EXPECT_EQ(model->graph().initializers().size(), 6U);  // codes, scales and zero points of two weights
+  const auto transposed = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w = {}> {
+  a = MatMul(x, w)
+  y = Gemm <transB = 1> (a, w)
+})");
+  ASSERT_TRUE(test::run_pass("dynamic-int8", *transposed, kAll));
+  EXPECT_EQ(transposed->graph().initializers().size(), 6U);
+}
+
 // Convolutions in groups, with bias or not, of one axis and two: codes around 128, since int8 codes are slow there.
 TEST(DynamicInt8, ConvolutionsOfIntegers) {
   for (const auto& [text, dims] : std::initializer_list<std::pair<const char*, Dims>>{

@@ -246,22 +246,41 @@ Linear* UnitView::ending(const Value* value) {
   return attention.out ? &*attention.out : nullptr;
 }
 
+namespace {
+
+// The node behind `value` that reads `vector`, which others may read too.
+Node* reader_after(const Value* value, const Value* vector) {
+  if (vector->uses().size() == 1) return vector->uses().front().node;
+  for (int i = 0; i < 8 && value->uses().size() == 1; ++i) {
+    Node* node = value->uses().front().node;
+    const auto& inputs = node->inputs();
+    if (std::find(inputs.begin(), inputs.end(), vector) != inputs.end()) return node;
+    if (!moves(*node) && !node->is("Add") && !node->is("Sum")) return nullptr;
+    value = node->output();
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 // A bias that is added behind the stream belongs to the Linear before it; attention's rather has none.
 void UnitView::take_late_biases(Unit& unit) {
   for (std::size_t i = 0; i < unit.operands.size(); ++i) {
     const Value* vector = unit.operands[i];
     const Tensor* tensor = parameter(vector);
     if (tensor == nullptr || tensor->rank() != 1 || tensor->size() < 2) continue;
-    bool taken = late_biases_.count(vector) != 0;
+    bool taken = std::any_of(unit.operands.begin(), unit.operands.end(), [&](const Value* operand) {
+      return late_biases_.count({vector, ending(operand)}) != 0;
+    });
     for (const bool attention : {false, true}) {
       for (std::size_t j = 0; j < unit.operands.size() && !taken; ++j) {
         if ((at(unit.operands[j]).kind == Unit::Kind::kAttention) != attention) continue;
         Linear* linear = ending(unit.operands[j]);
         if (linear == nullptr || linear->bias != nullptr || linear->out != tensor->size()) continue;
         linear->bias = vector->graph()->find(vector->name());
-        for (const Use& use : vector->uses()) linear->bias_add = use.node;
-        late_biases_.insert(vector);
+        linear->bias_add = reader_after(at(unit.operands[j]).value, vector);
         taken = linear->bias != nullptr;
+        if (taken) late_biases_.emplace(vector, linear);
       }
     }
     if (taken) unit.operands.erase(unit.operands.begin() + static_cast<std::ptrdiff_t>(i--));
@@ -304,7 +323,11 @@ Unit UnitView::of_node(const Node& node) {
   unit.node = &node;
   unit.text = operator_text(node);
   unit.unordered = node.is("Mul") || node.is("Max") || node.is("Min");
-  const bool table = node.is("Gather") && node.input(0) != nullptr && parameter(node.input(0)) != nullptr;
+  const Tensor* data = node.input(0) == nullptr ? nullptr : parameter(node.input(0));
+  const bool rows = data != nullptr && is_float(data->dtype()) && data->rank() >= 2;
+  // The first rows of a table, by Slice or by positions that no input tells, are the same.
+  if (rows && node.is("Slice")) unit.text = "Gather";
+  const bool table = data != nullptr && node.is("Gather") && (!rows || !inputs_behind(node.input(1)).empty());
   for (std::size_t i = 0; i < node.inputs().size(); ++i) {
     const Value* input = node.input(i);
     if (input == nullptr || (!may_be_float(input) && !(table && i == 1))) continue;

@@ -88,8 +88,9 @@ class UnitView {
   std::unordered_map<const Value*, const Attention*> attention_of_;
   std::unordered_map<const Value*, const FeedForward*> feed_forward_of_;
   std::unordered_map<const Value*, const ActivationMatch*> activation_of_;
-  std::set<const Value*> presents_, late_biases_;
-  std::unordered_map<const Value*, Unit> units_;  // by the value asked for
+  std::set<const Value*> presents_;
+  std::set<std::pair<const Value*, const Linear*>> late_biases_;  // a constant may be the bias of several Linears
+  std::unordered_map<const Value*, Unit> units_;                  // by the value asked for
   std::unordered_map<const Value*, std::uint64_t> signatures_;
   std::unordered_map<const Value*, bool> weighty_;
 };

@@ -112,6 +112,32 @@ Status RespelledWeights::take_linear(const Linear& from, const Linear& to) {
   return take_columns(from, range(0, from.out), to, range(0, to.out), 1);
 }
 
+namespace {
+
+// The Linear inside of com.microsoft Attention, which makes q, k and v side by side.
+std::optional<Linear> packed_linear(const Attention& attention) {
+  if (attention.packed_weight == nullptr) return {};
+  const Tensor& weight = *parameter(attention.packed_weight);
+  Linear linear;
+  linear.product = attention.fused;
+  linear.input = attention.input;
+  linear.output = attention.context;
+  linear.weight = attention.packed_weight;
+  linear.bias = attention.packed_bias;
+  linear.in = weight.dims()[0];
+  linear.out = weight.dims()[1];
+  return linear;
+}
+
+Projection with(const std::optional<Linear>& packed, Projection projection) {
+  if (packed) projection.linear = packed;
+  return projection;
+}
+
+bool constant_or_none(const Value* value) { return value == nullptr || parameter(value) != nullptr; }
+
+}  // namespace
+
 Status RespelledWeights::take_projection(const Projection& from, const Projection& to, double factor) {
   if (from.linear.has_value() != to.linear.has_value()) {
     return refuse(to.source == nullptr ? "attention" : to.source->name(), "only one is made by a Linear");
@@ -126,9 +152,12 @@ Status RespelledWeights::take_projection(const Projection& from, const Projectio
 
 Status RespelledWeights::take_attention(const Attention& from, const Attention& to) {
   const std::string where = to.output->producer()->label();
-  if (from.packed_weight != nullptr || to.packed_weight != nullptr || from.packed_bias != nullptr ||
-      to.packed_bias != nullptr) {
-    return refuse(where, "weights inside of a fused attention operator");
+  const std::optional<Linear> first = packed_linear(from), second = packed_linear(to);
+  if ((!first && from.packed_bias != nullptr) || (!second && to.packed_bias != nullptr)) {
+    return refuse(where, "biases inside of MultiHeadAttention");
+  }
+  if (!constant_or_none(from.packed_bias) || !constant_or_none(to.packed_bias)) {
+    return refuse(where, "the bias inside of a fused attention operator is not constant");
   }
   if (from.q.norm.has_value() != to.q.norm.has_value() || from.k.norm.has_value() != to.k.norm.has_value()) {
     return refuse(where, "only one has norms of queries or keys");
@@ -140,9 +169,9 @@ Status RespelledWeights::take_attention(const Attention& from, const Attention& 
     factor = *from.scale / *to.scale;
   }
   if (factor != 1 && to.q.norm) return refuse(where, "scores are scaled differently behind norms");
-  OF_TRY(take_projection(from.q, to.q, factor));
-  OF_TRY(take_projection(from.k, to.k, 1));
-  OF_TRY(take_projection(from.v, to.v, 1));
+  OF_TRY(take_projection(with(first, from.q), with(second, to.q), factor));
+  OF_TRY(take_projection(with(first, from.k), with(second, to.k), 1));
+  OF_TRY(take_projection(with(first, from.v), with(second, to.v), 1));
   if (from.inner_norm && to.inner_norm) OF_TRY(take_norm(*from.inner_norm, *to.inner_norm));
   if (from.out.has_value() != to.out.has_value()) return refuse(where, "only one ends in a Linear");
   return to.out ? take_linear(*from.out, *to.out) : Status();

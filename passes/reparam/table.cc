@@ -76,6 +76,12 @@ constexpr OptionSpec kExpandOptions[] = {
      "Only ONNX Runtime's own operators; the standard one takes their place where the model's opset has it"},
 };
 
+constexpr OptionSpec kExpandNormOptions[] = {
+    {"only-contrib", kBool, "false",
+     "Only ONNX Runtime's own operators; the standard one takes their place where the model's opset has it"},
+    {"only-embeddings", kBool, "false", "Of ONNX Runtime's own operators only EmbedLayerNormalization"},
+};
+
 constexpr OptionSpec kExpandAttentionOptions[] = {
     {"only-contrib", kBool, "false", "Only ONNX Runtime's MultiHeadAttention, not the standard Attention"},
 };
@@ -100,7 +106,7 @@ constexpr PassInfo kPasses[] = {
      {},
      make_expand_linear},
     {"expand-norm", "reparam", kRounding, "Spells LayerNorm, RMSNorm and GroupNorm with the operators of older opsets",
-     kExpandOptions, make_expand_norm},
+     kExpandNormOptions, make_expand_norm},
     {"fold-idle-channels",
      "reparam",
      kRounding,

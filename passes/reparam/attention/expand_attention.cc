@@ -32,6 +32,18 @@ std::vector<std::int64_t> packed_sizes(const Node& node) {
   return all > 0 && all % 3 == 0 ? std::vector<std::int64_t>(3, all / 3) : std::vector<std::int64_t>();
 }
 
+// Of a mask of one axis: is it as long as the batch, so that it counts valid keys? Of twice the length it names the
+// last and the first ones.
+bool counts_keys(const Value& mask, const Value& query) {
+  const Node* maker = mask.producer();
+  if (maker != nullptr && maker->is("EmbedLayerNormalization", kMicrosoft)) return true;
+  const auto &given = mask.type().shape, &asked = query.type().shape;
+  if (!given || !asked || asked->empty()) return false;
+  const Dim &length = (*given)[0], &batch = (*asked)[0];
+  if (length.known() && batch.known()) return *length.value == *batch.value;
+  return !length.symbol.empty() && length.symbol == batch.symbol;
+}
+
 // Reads a node into a spec; `why` says what is in the way.
 class Reader {
  public:
@@ -96,9 +108,7 @@ class Reader {
     if (node_.input(6) != nullptr || node_.attr_int("past_present_share_buffer", 0) != 0)
       return fail("it has a cache of fixed size");
     if (node_.attr_int("do_rotary", 0) != 0) return fail("it rotates queries and keys");
-    const Value* padding = node_.input(3);
-    if (padding != nullptr && (padding->rank() != 2 || !is_integer(padding->dtype())))
-      return fail("its key padding mask is no [batch, keys]");
+    if (!padding_fits(node_.input(3), node_.input(4) != nullptr)) return false;
     if (spec.mask != nullptr && spec.mask->dtype() != input->dtype()) return fail("the type of its mask is not known");
     const double given = static_cast<double>(node_.attr_float("scale", 0));
     spec.scale = given != 0 ? given : 1 / std::sqrt(static_cast<double>(sizes[0] / spec.heads));
@@ -116,9 +126,7 @@ class Reader {
     if (read(node_.output(3))) return fail("its scores are read");
     if (!operands(spec) || !scale(spec, true)) return false;
     if (spec.q->rank() != 3 || spec.k->rank() != spec.v->rank()) return fail("its inputs are packed");
-    const Value* padding = node_.input(4);
-    if (padding != nullptr && (padding->rank() != 2 || !is_integer(padding->dtype())))
-      return fail("its key padding mask is no [batch, keys]");
+    if (!padding_fits(node_.input(4), spec.past_key != nullptr)) return false;
     const bool widths = known_dim(spec.q, 2) > 0 && (spec.v->rank() == 4 || known_dim(spec.v, 2) > 0);
     if (node_.input(3) != nullptr && !widths) return fail("the widths of its projections are not known");
     return spec.mask == nullptr || spec.mask->dtype() == spec.q->dtype() || fail("the type of its mask is not known");
@@ -128,6 +136,16 @@ class Reader {
   bool fail(std::string why) {
     why_ = std::move(why);
     return false;
+  }
+
+  bool padding_fits(const Value* padding, bool cached) {
+    if (padding == nullptr) return true;
+    const auto rank = padding->rank();
+    if (!rank || *rank < 1 || *rank > 3 || !is_integer(padding->dtype()))
+      return fail("its key padding mask is no [batch, keys]");
+    if (*rank > 1) return true;
+    if (cached) return fail("its key padding mask counts keys, and it has a cache");
+    return counts_keys(*padding, *node_.input(0)) || fail("it is not known whether its key padding mask counts keys");
   }
 
   // Of rank 4 the shape says how many; of rank 3 the attribute does, and divides the width.
@@ -163,14 +181,32 @@ Value* biased(ChainBuilder& build, Value* x, Value* bias, std::int64_t first, st
   return build.map("Add", {x, part});
 }
 
-// Key padding, [batch, keys] with 0 where a key is hidden, as numbers that are added.
+// [batch, keys]: whether a key is among the first ones, of which `counts` says how many.
+Value* first_keys(ChainBuilder& build, Value* counts, Value* k) {
+  const std::size_t axis = k->rank() == 4 ? 2 : 1;
+  const Dim batch = (*counts->type().shape)[0], keys = (*k->type().shape)[axis];
+  const auto integer = [&](std::int64_t number) { return build.constant(Tensor::scalar(number)); };
+  Value* shape = build.add("Shape", {k}, Type::tensor(DType::kInt64, Dims{*k->rank()}));
+  Value* length =
+      build.add("Gather", {shape, integer(static_cast<std::int64_t>(axis))}, Type::tensor(DType::kInt64, Dims{}));
+  Value* at = build.add("Range", {integer(0), length, integer(1)}, Type::tensor(DType::kInt64, std::vector<Dim>{keys}));
+  Value* column = build.add("Unsqueeze", {build.cast(counts, DType::kInt64), build.ints({1})},
+                            Type::tensor(DType::kInt64, std::vector<Dim>{batch, Dim{1, "", ""}}));
+  return build.add("Less", {at, column}, Type::tensor(DType::kBool, std::vector<Dim>{batch, keys}));
+}
+
+// Key padding ([batch, keys] or [batch, queries, keys] with 0 where a key is hidden, or [batch] counting keys) as
+// numbers that are added.
 void hide_padding(ChainBuilder& build, const Node& node, Value* padding, AttentionSpec& spec) {
   if (padding == nullptr) return;
   const DType dtype = spec.q->dtype();
-  const auto& given = *padding->type().shape;
-  const std::vector<Dim> shape = {given[0], Dim{1, "", ""}, Dim{1, "", ""}, given[1]};
-  Value* open = build.add("Unsqueeze", {build.cast(padding, DType::kBool), build.ints({1, 2})},
-                          Type::tensor(DType::kBool, shape));
+  Value* seen = padding->rank() == 1 ? first_keys(build, padding, spec.k) : build.cast(padding, DType::kBool);
+  const std::vector<Dim> given = *seen->type().shape;
+  const bool rows = given.size() == 3;
+  const Dim one{1, "", ""};
+  const std::vector<Dim> shape = {given[0], one, rows ? given[1] : one, given.back()};
+  Value* open =
+      build.add("Unsqueeze", {seen, rows ? build.ints({1}) : build.ints({1, 2})}, Type::tensor(DType::kBool, shape));
   Value* hidden = build.scalar(static_cast<double>(node.attr_float("mask_filter_value", -10000)), dtype);
   Value* numbers = build.add("Where", {open, build.scalar(0, dtype), hidden}, Type::tensor(dtype, shape));
   spec.mask = spec.mask == nullptr ? numbers : build.map("Add", {spec.mask, numbers});

@@ -1,11 +1,13 @@
 // LayerNormalization, RMSNormalization, GroupNormalization, and of ONNX Runtime SimplifiedLayerNormalization,
-// SkipLayerNormalization, SkipSimplifiedLayerNormalization => the chain that every opset has
+// SkipLayerNormalization, SkipSimplifiedLayerNormalization, EmbedLayerNormalization => the chain that every opset has
 //
 // With only-contrib: ONNX Runtime's alone, and they become Add and the standard operator where the model's opset has it
-// (LayerNormalization 17, RMSNormalization 23). float16 and bfloat16 are computed in float32, as the operators do.
-// Second outputs (mean, inverse deviation, sum) become values of the chain. Rounding.
+// (LayerNormalization 17, RMSNormalization 23). With only-embeddings: of these EmbedLayerNormalization alone. float16
+// and bfloat16 are computed in float32, as the operators do. Second outputs (mean, inverse deviation, sum) become
+// values of the chain. Rounding.
 #include "passes/pass.h"
 #include "passes/reparam/chain_builder.h"
+#include "passes/reparam/norm/embedding_sum.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -15,7 +17,7 @@ constexpr std::string_view kMicrosoft = "com.microsoft";
 
 // What the operators have in common, as values of the graph.
 struct Spec {
-  bool contrib = false, centre = true;
+  bool contrib = false, centre = true, embeddings = false;
   std::int64_t axis = -1;
   float epsilon = 0;
   Value *gain = nullptr, *bias = nullptr;
@@ -43,7 +45,18 @@ std::optional<Spec> skip_spec(const Node& node) {
   return spec;
 }
 
+std::optional<Spec> embedding_spec(const Node& node) {
+  Spec spec;
+  spec.contrib = spec.embeddings = true;
+  spec.epsilon = node.attr_float("epsilon", 1e-12F);
+  spec.gain = node.input(5);
+  spec.bias = node.input(6);
+  spec.sum = output_if_read(node, 2);
+  return spec;
+}
+
 std::optional<Spec> spec_of(const Node& node) {
+  if (node.is("EmbedLayerNormalization", kMicrosoft)) return embedding_spec(node);
   if (node.is("SkipLayerNormalization", kMicrosoft) || node.is("SkipSimplifiedLayerNormalization", kMicrosoft)) {
     return skip_spec(node);
   }
@@ -137,7 +150,8 @@ Value* group_chain(Graph& graph, ChainBuilder& build, const Node& node, std::int
 
 class ExpandNorm final : public Pass {
  public:
-  explicit ExpandNorm(bool only_contrib) : only_contrib_(only_contrib) {}
+  ExpandNorm(bool only_contrib, bool only_embeddings)
+      : only_contrib_(only_contrib || only_embeddings), only_embeddings_(only_embeddings) {}
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     bool changed = false;
@@ -148,6 +162,7 @@ class ExpandNorm final : public Pass {
         continue;
       }
       const auto spec = spec_of(*node);
+      if (spec && !spec->embeddings && only_embeddings_) continue;
       if (spec && (spec->contrib || !only_contrib_)) changed = expand(graph, *node, *spec, context) || changed;
     }
     return changed;
@@ -155,6 +170,7 @@ class ExpandNorm final : public Pass {
 
  private:
   bool expand(Graph& graph, Node& node, const Spec& spec, PassContext& context) const {
+    if (spec.embeddings) return expand_embeddings(graph, node, spec, context);
     const Value* x = node.input(0);
     if (x == nullptr || spec.gain == nullptr || !is_float(x->dtype())) {
       context.skipped(node.label(), "its element type is not known to be a float");
@@ -168,6 +184,23 @@ class ExpandNorm final : public Pass {
     ChainBuilder build(graph, node);
     Value* sum = node.input(0);
     for (Value* addend : spec.addends) sum = build.map("Add", {sum, addend});
+    return finish(graph, node, spec, build, sum, axis, context);
+  }
+
+  bool expand_embeddings(Graph& graph, Node& node, const Spec& spec, PassContext& context) const {
+    if (const std::string problem = embedding_problem(node, graph.opset()); !problem.empty()) {
+      context.skipped(node.label(), problem);
+      return false;
+    }
+    ChainBuilder build(graph, node);
+    Value* sum = embedding_sum(build, node);
+    if (read(node.output(1))) graph.replace_all_uses(*node.output(1), *embedding_mask_counts(build, node));
+    return finish(graph, node, spec, build, sum, -1, context);
+  }
+
+  // The norm of what was added up, in the place of the node.
+  bool finish(Graph& graph, Node& node, const Spec& spec, ChainBuilder& build, Value* sum, std::int64_t axis,
+              PassContext& context) const {
     if (spec.sum != nullptr) graph.replace_all_uses(*spec.sum, *sum);
     const bool whole = spec.mean == nullptr && spec.deviation == nullptr;
     const bool keeps = only_contrib_ && whole && graph.opset() >= (spec.centre ? 17 : 23);
@@ -193,13 +226,13 @@ class ExpandNorm final : public Pass {
     return true;
   }
 
-  bool only_contrib_;
+  bool only_contrib_, only_embeddings_;
 };
 
 }  // namespace
 
 std::unique_ptr<Pass> make_expand_norm(const PassOptions& options) {
-  return std::make_unique<ExpandNorm>(options.flag("only-contrib"));
+  return std::make_unique<ExpandNorm>(options.flag("only-contrib"), options.flag("only-embeddings"));
 }
 
 }  // namespace onnxfold

@@ -169,6 +169,18 @@ TEST(ExpandAttention, PackedWeights) {
   expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, , , s)", "double[B, 3, 8] x, double[1, 4, 3, 3] s"),
                    "MatMul Add " + kSplit + kSides + "ReduceMax Greater Add Softmax Where MatMul Transpose Reshape");
 }
+TEST(ExpandAttention, PaddingThatCountsKeysOrTellsQueriesApart) {
+  const std::string pass = "expand-attention", end = kSides + "Add Softmax MatMul Transpose Reshape";
+  const std::string range = "Shape Gather Range Cast Unsqueeze Less Unsqueeze Where ";
+  expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, m)", "double[B, 3, 8] x, int32[B] m"),
+                   "MatMul Add " + kSplit + range + end);
+  expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, m)", "double[B, 3, 8] x, int32[B, 3, 3] m"),
+                   "MatMul Add " + kSplit + "Cast Unsqueeze Where " + end);
+  expect_unchanged(pass, packed("y, n = " + kPacked + ">(x, w, b, m, past)",
+                                "double[2, 3, 8] x, int32[2] m, double[2, 2, 4, 5, 4] past",
+                                "double[2, 3, 16] y, double[2, 2, 4, 8, 4] n"));
+  expect_unchanged(pass, packed("y = " + kPacked + ">(x, w, b, m)", "double[2, 3, 8] x, int32[4] m"));
+}
 TEST(ExpandAttention, PackedWeightsWithCache) {
   const auto model = expect_operators(
       "expand-attention",
@@ -182,8 +194,8 @@ TEST(ExpandAttention, LeavesPackedWeightsThatHaveNoChain) {
   const auto kept = [](const std::string& call, const std::string& more = "") {
     expect_unchanged("expand-attention", packed(call, "double[B, 3, 8] x" + more));
   };
-  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[B] m");        // lengths
-  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[B, 3, 3] m");  // by query
+  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[M] m");  // lengths, or last and first keys
+  kept("y = " + kPacked + ">(x, w, b, m)", ", int32[B, 1, 3, 3] m");
   kept("y = " + kPacked + ", do_rotary = 1>(x, w, b)");
   kept("y = com.microsoft.Attention<num_heads = 3>(x, w, b)");
 }

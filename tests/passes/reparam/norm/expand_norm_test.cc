@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "tests/support/rewrite_test.h"
+#include "tests/passes/reparam/expect_operators.h"
 
 namespace onnxfold::test::expand_norm_test {
 namespace {
@@ -84,6 +84,51 @@ TEST(ExpandNorm, GroupNorm) {
       r = Reshape(n, full) k = Reshape(gain, column) m = Mul(r, k) l = Reshape(bias, column) y = Add(m, l))",
                       ", int64[3] flat = {0, 2, -1}, float[2] ones = {1, 1}, float[2] zeros = {0, 0},"
                       " int64[3] full = {2, 4, 3}, int64[2] column = {-1, 1}"));
+}
+
+std::string embeddings(const std::string& call, int opset = 17, const std::string& ids = "int32[B, 3] ids",
+                       const std::string& outputs = "double[B, 3, 4] y") {
+  return "<ir_version: 9, opset_import: [\"\" : " + std::to_string(opset) + kMicrosoft + "]> g (" + ids +
+         ", int32[B, 3] s, int32[B, 3] m, int32[1, 3] at) => (" + outputs +
+         ") <double[5, 4] words = {}, double[6, 4] places = {}, double[4, 4] kinds = {}, double[4] gain = {1, 2, -3, "
+         "4},"
+         " double[4] bias = {5, 6, 7, 8}> { " +
+         call + " }";
+}
+const std::string kEmbed = "com.microsoft.EmbedLayerNormalization<epsilon = 0.0009765625>";
+
+TEST(ExpandNorm, Embeddings) {
+  const OptionMap only = {{"only-embeddings", "true"}};
+  const std::string end = "Add Gather Add LayerNormalization";
+  expect_operators("expand-norm", embeddings("y = " + kEmbed + "(ids, s, words, places, kinds, gain, bias)"),
+                   "Gather Shape Gather Slice " + end, only);
+  expect_operators("expand-norm", embeddings("y = " + kEmbed + "(ids, s, words, places, kinds, gain, bias, , at)"),
+                   "Gather Gather " + end, only);
+  expect_operators("expand-norm", embeddings("y = " + kEmbed + "(ids, , words, places, , gain, bias)"),
+                   "Gather Shape Gather Slice Add LayerNormalization", {{"only-contrib", "true"}});
+  expect_operators("expand-norm", embeddings("y = " + kEmbed + "(ids, , words, places, , gain, bias)", 12),
+                   "Gather Shape Gather Slice Add ReduceMean Sub Mul ReduceMean Add Sqrt Div Mul Add", only);
+}
+TEST(ExpandNorm, EmbeddingsWithFurtherOutputs) {
+  const std::string outputs = "double[B, 3, 4] y, int32[B] n, double[B, 3, 4] sum";
+  for (const int opset : {12, 17}) {
+    const auto model = model_from_text(embeddings(
+        "y, n, sum = " + kEmbed + "(ids, s, words, places, kinds, gain, bias, m)", opset, "int32[B, 3] ids", outputs));
+    const auto rewritten = model->clone();
+    ASSERT_TRUE(*run_pass("expand-norm", *rewritten, {{"only-embeddings", "true"}}));
+    EXPECT_EQ(difference(*model, *rewritten, Precision::kFloat64, 1e-12), "");
+  }
+}
+TEST(ExpandNorm, LeavesEmbeddingsThatHaveNoChain) {
+  const OptionMap only = {{"only-embeddings", "true"}};
+  const std::string call = kEmbed + "(ids, s, words, places, kinds, gain, bias)";
+  expect_unchanged("expand-norm", embeddings("y, n = " + call, 17, "int32[B, 3] ids", "double[B, 3, 4] y, int32[B] n"),
+                   only);  // counts no mask
+  expect_unchanged("expand-norm", embeddings("y = " + call, 10), only);
+  expect_unchanged(
+      "expand-norm",
+      net("y = com.microsoft.SkipLayerNormalization(x, s, gain, bias)", 17, "", "float[2, 3, 4] y", kMicrosoft), only);
+  expect_unchanged("expand-norm", net("y = LayerNormalization(x, gain)"), only);
 }
 
 }  // namespace

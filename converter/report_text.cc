@@ -80,6 +80,23 @@ void idle_rows(std::string& text, const Report& report) {
   if (!report.pipeline.changed && !report.pipeline.runs.empty()) row(text, "result", "no pass changed anything");
 }
 
+// Notes on the model as a whole and warnings are shown without -v as well, the first few of them.
+void note_rows(std::string& text, const Report& report) {
+  constexpr std::size_t kMost = 8;
+  constexpr std::string_view kWarning = "warning: ";
+  std::vector<std::string> told;
+  for (const Remark& remark : report.pipeline.remarks) {
+    const bool warns = remark.reason.starts_with(kWarning), whole = remark.node.empty() || remark.node == "model";
+    if (remark.kind != Remark::Kind::kNote || (!warns && !whole)) continue;
+    const std::string where = whole ? remark.pass : fmt::format("{}: {}", remark.pass, remark.node);
+    const std::string content = fmt::format("{}: {}", where, remark.reason.substr(warns ? kWarning.size() : 0));
+    if (std::find(told.begin(), told.end(), content) != told.end()) continue;
+    told.push_back(content);
+    if (told.size() <= kMost) row(text, warns ? "warning" : "note", content);
+  }
+  if (told.size() > kMost) row(text, "", fmt::format("... and {} more (-v shows all)", told.size() - kMost));
+}
+
 std::string task_text(const TaskMetrics& task) {
   if (task.kind == "accuracy") {
     return fmt::format("accuracy {:.2f} % -> {:.2f} %", 100 * task.before, 100 * task.after);
@@ -247,6 +264,7 @@ std::string report_text(const Report& report, bool verbose) {
     }
     if (verbose) pass_rows(text, report);
     coverage_rows(text, report);
+    if (!verbose) note_rows(text, report);
     idle_rows(text, report);
   }
   if (!report.merge || report.proof) check_rows(text, report, verbose);

@@ -13,6 +13,7 @@ std::unique_ptr<Pass> make_fuse_gemm(const PassOptions&);
 std::unique_ptr<Pass> make_fuse_pad(const PassOptions&);
 std::unique_ptr<Pass> make_inline_functions(const PassOptions&);
 std::unique_ptr<Pass> make_lift_constants(const PassOptions&);
+std::unique_ptr<Pass> make_lift_loop_invariants(const PassOptions&);
 std::unique_ptr<Pass> make_merge_casts(const PassOptions&);
 std::unique_ptr<Pass> make_merge_common_subexpressions(const PassOptions&);
 std::unique_ptr<Pass> make_merge_initializers(const PassOptions&);
@@ -76,6 +77,12 @@ constexpr PassInfo kPasses[] = {
      {},
      make_inline_functions},
     {"lift-constants", "cleanup", kExact, "Makes initializers of Constant nodes", {}, make_lift_constants},
+    {"lift-loop-invariants",
+     "cleanup",
+     kExact,
+     "Reads what every turn of a Loop or Scan hands on unchanged from outside",
+     {},
+     make_lift_loop_invariants},
     {"merge-casts", "cleanup", kExact, "Makes one Cast of two where the first loses nothing", {}, make_merge_casts},
     {"merge-common-subexpressions",
      "cleanup",

@@ -1,11 +1,11 @@
 // y = Op(x, W) in float32 => Cast, Op in float16, Cast: for operators that are safe in half precision.
 //
-// Which: the list kHalf, unless keep names the operator or node; sums of squares, exponentials, normalizations by batch
-// and everything unknown stay in float32, with Casts between. Graph inputs and outputs keep their types. A weight with
-// numbers beyond 65504 keeps its node in float32 unless they are masks (infinite or near the end of float32), which are
-// clamped; both are said. With calibration data nodes whose results come near 65504 there stay in float32 as well.
-// weights-only (and bfloat16, which few runtimes compute in): weights alone are stored in 16 bits with a Cast that
-// runtimes fold at load. Lossy.
+// Which: the list kHalf, unless keep names the operator or node; sums of squares and what is made of them
+// (statistics_chain.h), exponentials, normalizations by batch and everything unknown stay in float32, with Casts
+// between. Graph inputs and outputs keep their types. A weight with numbers beyond 65504 keeps its node in float32
+// unless they are masks (infinite or near the end of float32), which are clamped; both are said. With calibration data
+// nodes whose results come near 65504 there stay in float32 as well. weights-only (and bfloat16, which few runtimes
+// compute in): weights alone are stored in 16 bits with a Cast that runtimes fold at load. Lossy.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "exec/executor.h"
 #include "ir/numeric.h"
 #include "passes/pass.h"
+#include "passes/quantize/statistics_chain.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -263,11 +264,14 @@ void ConvertFloat16::give_back(Graph& graph, Value& value, const std::set<const 
 Result<bool> ConvertFloat16::convert(Graph& graph, PassContext& context) {
   std::vector<Node*> chosen;
   std::set<const Node*> half;
-  for (Node* node : graph.nodes()) {
+  const std::vector<Node*> nodes = graph.nodes();
+  const std::map<const Node*, std::string> chains = statistics_chains(nodes);
+  for (Node* node : nodes) {
     const bool floats = std::any_of(node->outputs().begin(), node->outputs().end(),
                                     [](const Value* v) { return v != nullptr && v->dtype() == DType::kFloat32; });
     if (!floats || node->is("Constant") || node->is("Cast")) continue;
-    OF_ASSIGN(const std::string why, refusal(*node));
+    OF_ASSIGN(std::string why, refusal(*node));
+    if (const auto chain = chains.find(node); why.empty() && chain != chains.end()) why = chain->second;
     if (!why.empty()) {
       context.skipped(node->label(), why);
       continue;
@@ -280,7 +284,7 @@ Result<bool> ConvertFloat16::convert(Graph& graph, PassContext& context) {
       Value* input = node->input(i);
       if (input == nullptr || input->dtype() != DType::kFloat32) continue;
       graph.set_input(*node, i, in_half(graph, *node, *input, context));
-      if (constant(input) != nullptr && input->producer() == nullptr) erase_if_unused(*input->graph(), *input);
+      if (constant(input) != nullptr) erase_if_unused(*input->graph(), *input);
     }
     for (Value* output : node->outputs()) {
       if (output != nullptr && output->dtype() == DType::kFloat32) output->set_type(with_dtype(output->type(), type_));

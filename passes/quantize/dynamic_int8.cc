@@ -37,6 +37,7 @@ class DynamicInt8 final : public Pass {
 
   Result<bool> run(Graph& graph, PassContext& context) override {
     bool any = false;
+    int convolutions = 0;
     for (const Int8Target& target : find_int8_targets(graph, options_, context)) {
       const std::int64_t before = constant(target.weight)->nbytes();
       const std::string label = target.node->label();
@@ -50,12 +51,16 @@ class DynamicInt8 final : public Pass {
         continue;
       }
       OF_TRY(convolution ? rewrite_convolution(graph, target) : rewrite(graph, target));
-      if (convolution) {
-        context.note(label, "smaller, but slower than in float with ONNX Runtime: convolutions are fast with qdq-int8");
-      }
+      convolutions += convolution ? 1 : 0;
       context.applied(label, "int8 weights by channel, activations rounded at run time", before,
                       before / 4 + 4 * target.channels);
       any = true;
+    }
+    if (convolutions > 0) {
+      context.note("model",
+                   fmt::format("warning: slow with ONNX Runtime, {} convolution{}: smaller, but slower than in "
+                               "float; they are fast with qdq-int8",
+                               convolutions, convolutions == 1 ? "" : "s"));
     }
     return any;
   }
@@ -65,11 +70,12 @@ class DynamicInt8 final : public Pass {
     Value *codes, *scale, *zero;
   };
 
-  // The weight of `target` in 8 bits, stored once for all nodes of a graph that read it alike.
-  Result<Rounded> stored(Graph& graph, const Int8Target& target) {
+  // The weight of `target` in 8 bits, stored where it stood, once for all nodes that read it alike.
+  Result<Rounded> stored(const Int8Target& target) {
+    Graph& home = *target.weight->graph();
     const bool convolution = target.node->is("Conv");
     const std::int64_t axis = convolution ? 0 : target.axis;
-    const auto [found, is_new] = stored_.try_emplace({&graph, target.weight, axis, convolution});
+    const auto [found, is_new] = stored_.try_emplace({target.weight, axis, convolution});
     if (!is_new) return found->second;
     const Tensor& weight = *constant(target.weight);
     auto made = quantize_channels(weight, axis, options_.limit);
@@ -84,14 +90,14 @@ class DynamicInt8 final : public Pass {
       OF_ASSIGN(made->codes, transposed_codes(made->codes));
     }
     const std::string name = target.weight->name();
-    return found->second = {add_constant(graph, made->codes, name + "_quantized"),
-                            add_constant(graph, Tensor::of<float>(by_channel, made->scales), name + "_scale"),
-                            add_constant(graph, std::move(zero), name + "_zero_point")};
+    return found->second = {add_constant(home, made->codes, name + "_quantized"),
+                            add_constant(home, Tensor::of<float>(by_channel, made->scales), name + "_scale"),
+                            add_constant(home, std::move(zero), name + "_zero_point")};
   }
 
   Status rewrite(Graph& graph, const Int8Target& target) {
     Node& node = *target.node;
-    OF_ASSIGN(const Rounded weight, stored(graph, target));
+    OF_ASSIGN(const Rounded weight, stored(target));
     const Rounded x = rounded(graph, *node.input(0), node);
     const auto add = [&](const char* op, std::vector<Value*> inputs, Type type) {
       return graph.insert({op, std::move(inputs), {{node.output()->name(), std::move(type)}}, {}, "", ""}, &node);
@@ -108,13 +114,13 @@ class DynamicInt8 final : public Pass {
     if (node.is("Gemm") && node.input(2) != nullptr) last = add("Add", {last->output(), node.input(2)}, floats);
     last->name = node.name;
     replace_and_erase(graph, node, *last->output());
-    if (!target.weight->erased()) erase_if_unused(graph, *target.weight);
+    if (!target.weight->erased()) erase_if_unused(*target.weight->graph(), *target.weight);
     return {};
   }
 
   Status rewrite_convolution(Graph& graph, const Int8Target& target) {
     Node& node = *target.node;
-    OF_ASSIGN(const Rounded weight, stored(graph, target));
+    OF_ASSIGN(const Rounded weight, stored(target));
     const Rounded x = rounded(graph, *node.input(0), node);
     const Dims by_channel = constant(weight.scale)->dims();
     const Type floats = node.output()->type();
@@ -151,7 +157,7 @@ class DynamicInt8 final : public Pass {
     }
     last->name = node.name;
     replace_and_erase(graph, node, *last->output());
-    if (!target.weight->erased()) erase_if_unused(graph, *target.weight);
+    if (!target.weight->erased()) erase_if_unused(*target.weight->graph(), *target.weight);
     return {};
   }
 
@@ -183,8 +189,8 @@ class DynamicInt8 final : public Pass {
 
   Int8Options options_;
   bool convolutions_;
-  std::map<std::pair<const Graph*, const Value*>, Rounded> rounded_;                      // looked up only
-  std::map<std::tuple<const Graph*, const Value*, std::int64_t, bool>, Rounded> stored_;  // looked up only
+  std::map<std::pair<const Graph*, const Value*>, Rounded> rounded_;        // looked up only
+  std::map<std::tuple<const Value*, std::int64_t, bool>, Rounded> stored_;  // looked up only
 };
 
 }  // namespace

@@ -91,8 +91,9 @@ class Gptq final : public Pass {
   double damping_for(const ProductGroup& group, const GroupMoments& moments, PassContext& context) const {
     const double tokens = static_cast<double>(moments.rows) / static_cast<double>(group.targets.front()->shape.cols);
     if (tokens < kFewTokens) {
-      context.note(group.targets.front()->node->label(),
-                   fmt::format("only {:.1f} rows of data a column: damping raised, more data would help", tokens));
+      context.note(
+          group.targets.front()->node->label(),
+          fmt::format("warning: only {:.1f} rows of data a column: damping raised, more data would help", tokens));
     }
     if (options_.damping > 0) return options_.damping;
     return tokens >= kFewTokens ? 0.1 : 0.3;

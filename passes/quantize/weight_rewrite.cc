@@ -25,7 +25,7 @@ void note_float_readers(const WeightTarget& target, PassContext& context) {
   const Value& weight = *target.weight;
   if (weight.uses().empty()) return;
   const Node* reader = weight.uses().front().node;
-  context.note(weight.name(), fmt::format("is also read in floating point by {}; both copies stay in the file",
+  context.note(weight.name(), fmt::format("warning: is also read in floating point by {}; both copies stay in the file",
                                           reader == nullptr ? "an output of the model" : reader->label()));
 }
 

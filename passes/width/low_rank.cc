@@ -91,7 +91,7 @@ class LowRankPass final : public Pass {
     const Dataset* data = main ? context.calibration : nullptr;  // inner graphs have no taps
     std::vector<Linear> linears = chosen(graph, context);
     if (linears.empty()) return false;
-    OF_ASSIGN(const std::vector<Target> targets, decompose(graph, linears, data, context));
+    OF_ASSIGN(const std::vector<Target> targets, decompose(linears, data, context));
     const std::int64_t budget = budget_of(graph, targets);
     std::vector<RankCurve> curves;
     for (const Target& target : targets) curves.push_back({target.in, target.out, target.full.singular});
@@ -123,15 +123,15 @@ class LowRankPass final : public Pass {
     return linears;
   }
 
-  static Result<std::vector<Target>> decompose(const Graph& graph, const std::vector<Linear>& linears,
-                                               const Dataset* data, PassContext& context) {
+  static Result<std::vector<Target>> decompose(const std::vector<Linear>& linears, const Dataset* data,
+                                               PassContext& context) {
     std::map<std::string, ValueStatistics> statistics;
     if (data != nullptr) {
       std::set<std::string> inputs;
       for (const Linear& linear : linears) inputs.insert(linear.input->name());
       OF_ASSIGN(statistics, collect_statistics(context.model(), *data, {inputs.begin(), inputs.end()}));
     } else {
-      context.note(graph.name, "truncated SVD: without calibration data its error is several times that of whitening");
+      context.note("", "truncated SVD: without calibration data its error is several times that of whitening");
     }
     std::vector<Target> targets(linears.size());
     OF_TRY(

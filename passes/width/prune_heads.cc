@@ -129,7 +129,7 @@ class PruneHeads final : public Pass {
     if (context.calibration != nullptr) {
       OF_ASSIGN(statistics, collect_statistics(context.model(), *context.calibration, contexts));
     } else {
-      context.note(graph.name, "by magnitude, nothing refitted: --calibration F.npz does much better");
+      context.note("", "by magnitude, nothing refitted: --calibration F.npz does much better");
     }
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (!statistics.empty()) add_moments(layers[i], statistics.at(contexts[i]));

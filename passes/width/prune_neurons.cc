@@ -137,7 +137,7 @@ class PruneNeurons final : public Pass {
     if (data) {
       OF_ASSIGN(statistics, collect_statistics(context.model(), *context.calibration, hidden));
     } else if (!layers.empty()) {
-      context.note(graph.name, "by magnitude, nothing refitted: --calibration F.npz does much better");
+      context.note("", "by magnitude, nothing refitted: --calibration F.npz does much better");
     }
     for (Layer& layer : layers) {
       if (data) OF_TRY(add_moments(layer, statistics.at(layer.parts.down.input->name())));

@@ -50,6 +50,34 @@ TEST(ConvertFloat16, WhatIsNotSafeStaysInFloat32) {
   EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "Relu", "Cast", "Pow", "Cast", "Sigmoid", "Cast"}));
 }
 
+// LayerNorm as JAX spells it: E[x^2] - mean^2 of numbers far from 0 is lost in half precision.
+TEST(ConvertFloat16, NormsSpelledOutKeepTheirStatistics) {
+  const std::string text = graph(
+      "(float[2, 64] x) => (float[2, 64] y)", "float far = {300.0}, float tiny = {1e-5}, float zero = {0.0}",
+      "h = Add(x, far) s = Mul(h, h) e = ReduceMean <axes = [1]> (s) m = ReduceMean <axes = [1]> (h) q = Mul(m, m) "
+      "v = Sub(e, q) w = Max(v, zero) a = Add(w, tiny) r = Sqrt(a) i = Reciprocal(r) c = Sub(h, m) y = Mul(c, i)");
+  const auto model = converted(text);
+  EXPECT_EQ(test::difference(*model_from_text(text), *model, Precision::kFloat32, 0.2), "");
+  for (const char* value : {"s", "e", "q", "v", "w", "a", "i"}) {
+    EXPECT_EQ(model->graph().find(value)->dtype(), DType::kFloat32) << value;
+  }
+  EXPECT_EQ(model->graph().find("c")->dtype(), DType::kFloat16);
+}
+
+TEST(ConvertFloat16, ArithmeticBesideStatisticsIsConverted) {
+  const auto model = converted(graph("(float[2, 8] x) => (float[2, 8] y)", "",
+                                     "m = ReduceMean <axes = [1]> (x) p = Mul(x, x) c = Mul(p, m) "
+                                     "s = ReduceSum(p) y = Mul(c, s)"));
+  EXPECT_EQ(model->graph().find("p")->dtype(), DType::kFloat16);  // read by a product as well
+  EXPECT_EQ(model->graph().find("c")->dtype(), DType::kFloat16);
+}
+
+TEST(ConvertFloat16, WeightsOfConstantNodesGoWithThem) {
+  const auto model = converted(graph("(float[2, 2] x) => (float[2, 2] y)", "",
+                                     "w = Constant <value = float[2, 2] {1.0, 2.0, 3.0, 4.0}> () y = MatMul(x, w)"));
+  EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "MatMul", "Cast"}));
+}
+
 TEST(ConvertFloat16, AValueThatIsReadBothWaysIsCastOnce) {
   const auto model =
       converted(graph("(float[2, 8] x) => (float[2, 8] y, float[2, 8] r)", "float two = {2.0}",

@@ -78,6 +78,18 @@ g (float[N, 8] x) => (float[N, 8] y) <float[8, 8] w = {}> {
   EXPECT_EQ(transposed->graph().initializers().size(), 6U);
 }
 
+TEST(DynamicInt8, BodiesShareTheirWeights) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 16] x, bool c) => (float[N, 8] y) <float[16, 8] w = {}> {
+  a = MatMul(x, w)
+  b = If (c) <then_branch = t () => (float[N, 8] p) { p = MatMul(x, w) }, else_branch = e () => (float[N, 8] q) { q = Neg(a) }>
+  y = Add(a, b)
+})");
+  ASSERT_TRUE(test::run_pass("dynamic-int8", *model, kAll));
+  EXPECT_TRUE(verify(*model));
+  EXPECT_EQ(model->graph().initializers().size(), 3U);
+}
+
 // Convolutions in groups, with bias or not, of one axis and two: codes around 128, since int8 codes are slow there.
 TEST(DynamicInt8, ConvolutionsOfIntegers) {
   for (const auto& [text, dims] : std::initializer_list<std::pair<const char*, Dims>>{

@@ -114,12 +114,16 @@ class Walker : private AxisLabels {
   }
 
   void visit_norm(const Norm& norm) {
-    const Labels from = labels(*norm.input);
+    Labels from = labels(*norm.input);
     if (from.empty()) return give_up_norm(norm);
     int label = from.back();
     if (norm.skip != nullptr) {
       const Labels other = labels(*norm.skip);
       label = join(label, other.empty() ? kFixed : other.back());
+      if (other.empty()) {
+        for (const int row : from) fix_label(row);
+      }
+      join_rows(from, dims_of(*norm.input), other, dims_of(*norm.skip));
     }
     for (const Value* vector : {norm.gain, norm.bias, norm.sum_bias}) {
       if (vector == nullptr) continue;
@@ -137,6 +141,14 @@ class Walker : private AxisLabels {
     to.back() = label;
     set(norm.output, to);
     if (norm.sum != nullptr) set(norm.sum, to);
+  }
+  // Of two addends all axes but the last, where both have more than one element.
+  void join_rows(Labels& to, const std::vector<std::int64_t>& dims, const Labels& other,
+                 const std::vector<std::int64_t>& other_dims) {
+    for (std::size_t back = 2; back <= std::min(to.size(), other.size()); ++back) {
+      const std::size_t i = to.size() - back, j = other.size() - back;
+      if (dims[i] != 1 && other_dims[j] != 1) to[i] = join(to[i], other[j]);
+    }
   }
   void give_up_norm(const Norm& norm) {
     for (const Node* node : norm.nodes) give_up(*node);

@@ -362,7 +362,8 @@ bool UnitView::holds_weights(const Value* value) {
     const auto& dims = tensor->dims();
     return is_float(tensor->dtype()) && dims.size() >= 3 && dims[dims.size() - 3] > 1;
   }
-  if (value->producer() == nullptr) return false;
+  // Shapes and positions hold none, whatever they are taken from.
+  if (value->producer() == nullptr || !may_be_float(value)) return false;
   const auto found = weighty_.find(value);
   if (found != weighty_.end()) return found->second;
   weighty_[value] = false;

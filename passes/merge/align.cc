@@ -6,11 +6,14 @@
 // Re-Basin).
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "analysis/structure/correspondence.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/schema.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/candidate.h"
+#include "passes/merge/kinship.h"
 #include "passes/merge/method.h"
 #include "passes/merge/respell.h"
 
@@ -27,8 +30,10 @@ class Align {
     if (repaired && input_.calibration == nullptr) {
       note("no data was given: aligned by weights only, not repaired");
     }
+    OF_TRY(find_tuned());
     std::vector<int> sweeps = {static_cast<int>(options_.integer("sweeps"))};
-    if (input_.calibration != nullptr && sweeps.front() > 0) sweeps.insert(sweeps.begin(), 0);
+    const bool moves = std::find(stay_.begin(), stay_.end(), 0) != stay_.end();
+    if (moves && input_.calibration != nullptr && sweeps.front() > 0) sweeps.insert(sweeps.begin(), 0);
     std::vector<Candidate> candidates;
     for (const int count : sweeps) {
       OF_ASSIGN(Candidate made, candidate(count));
@@ -41,13 +46,36 @@ class Align {
  private:
   void note(std::string text) { result_.notes.push_back(std::move(text)); }
 
+  // Models tuned from one base correspond as they stand: a map that brought them closer would take away what tuning
+  // changed.
+  Status find_tuned() {
+    for (std::size_t i = 0; i + 1 < input_.parents.size(); ++i) {
+      OF_ASSIGN(const Kinship kin, kinship(*input_.parents[i], *input_.parents.back()));
+      const bool stays = options_.text("tuned") == "stay" && kin.tuned_from_one_base();
+      stay_.push_back(stays ? 1 : 0);
+      if (!stays) continue;
+      note(
+          fmt::format("model {} and the anchor were tuned from one base (median cosine of their weights {:.3f}): it "
+                      "stays in its order",
+                      i + 1, kin.cosine));
+    }
+    return {};
+  }
+
   Result<Candidate> candidate(int sweeps) {
     Candidate made;
-    made.name = input_.calibration == nullptr ? "aligned by weights"
-                : sweeps == 0                 ? "aligned by activations"
-                                              : "aligned by activations, then weights";
+    made.name = std::find(stay_.begin(), stay_.end(), 0) == stay_.end() ? "as they are"
+                : input_.calibration == nullptr                         ? "aligned by weights"
+                : sweeps == 0                                           ? "aligned by activations"
+                                                                        : "aligned by activations, then weights";
     Model& anchor = *input_.parents.back();
     for (std::size_t i = 0; i + 1 < input_.parents.size(); ++i) {
+      if (stay_[i] != 0) {
+        unshare_vectors(input_.parents[i]->graph());
+        unshare_vectors(anchor.graph());
+        made.aligned.push_back(input_.parents[i]->clone());
+        continue;
+      }
       AlignmentOptions alignment{rotate_, input_.calibration, sweeps};
       auto aligned = align_model(*input_.parents[i], anchor, alignment);
       if (!aligned) return fail(aligned.error().in(fmt::format("model {}", i + 1)));
@@ -61,6 +89,7 @@ class Align {
   WholeMergeInput input_;
   const PassOptions& options_;
   const bool rotate_;
+  std::vector<char> stay_;  // a parent each but the anchor
   WholeMerge result_;
 };
 

@@ -72,7 +72,10 @@ class Aligner {
       sites_.push_back(std::move(*site));
     }
     // Layers that share weights would have to share the order of their heads.
-    std::erase_if(sites_, [&](const HeadSite& site) { return users[site.attention.out->weight] > 1; });
+    std::erase_if(sites_, [&](const HeadSite& site) {
+      const auto linears = linears_of(site);
+      return users[site.attention.out->weight] > 1 || !std::all_of(linears.begin(), linears.end(), read_once);
+    });
     for (const ConstantPair& pair : map_.constants) {
       if (!is_float(parameter(pair.second)->dtype())) continue;
       OF_ASSIGN(Weight a, weight_of(*pair.first));
@@ -89,6 +92,11 @@ class Aligner {
     return {};
   }
 
+  // Another reader (a fused operator that holds the same weights) would see the heads in another order.
+  static bool read_once(const Linear* linear) {
+    return linear->weight->uses().size() == 1 &&
+           (linear->weight_transpose == nullptr || linear->weight_transpose->output()->uses().size() == 1);
+  }
   static std::vector<const Linear*> linears_of(const HeadSite& site) {
     return {&*site.attention.q.linear, &*site.attention.k.linear, &*site.attention.v.linear, &*site.attention.out};
   }

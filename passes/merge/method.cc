@@ -52,6 +52,9 @@ constexpr std::array kAlign = {
     kFocus,
     kTogether,
     OptionSpec{"sweeps", OptionType::kInt, "30", "most sweeps of alignment over the weights", "0..1000"},
+    OptionSpec{"tuned", OptionType::kChoice, "stay",
+               "models tuned from one base (their weights are nearly equal): stay in their order, or are aligned too",
+               "stay|align"},
 };
 
 constexpr std::array kOt = {

@@ -161,10 +161,24 @@ class Flow {
       teams.push_back({i});
     }
     return side_by_side(teams.size(), [&](std::size_t t) {
+      if (std::any_of(teams[t].begin(), teams[t].end(), [&](std::size_t i) { return has_moving_rows(i); }))
+        return Status();
       std::vector<Similarity> similarities;
       for (const std::size_t i : teams[t]) similarities.push_back(features_.similarities[i]);
       return solve(teams[t], similarities);
     });
+  }
+  // Are the samples of a site neurons themselves (a Linear that mixes tokens sees channels in its rows)? Then those of
+  // the two models do not correspond, and weights have to say what goes together.
+  bool has_moving_rows(std::size_t site) const {
+    for (const SitePart& part : sites_.sites[site].parts) {
+      const int rank = static_cast<int>(part.second->rank().value_or(0));
+      const int own = part.axis < 0 ? part.axis + rank : part.axis;
+      for (const Place& place : places(part.second)) {
+        if (place.axis != own) return true;
+      }
+    }
+    return false;
   }
   Status solve(const std::vector<std::size_t>& team, const std::vector<Similarity>& similarities) {
     std::vector<const TransportSite*> sites;
@@ -200,6 +214,7 @@ class Flow {
     if (const auto linear = linear_at(node)) return visit_linear(*linear);
     const auto columns = sites_.columns.find(&node);
     if (columns != sites_.columns.end()) return visit_site(node, columns->second.front());
+    if (reads_all_channels(node)) return take_input(node);
     return visit_other(node);
   }
 
@@ -349,7 +364,20 @@ class Flow {
     if (columns != sites_.columns.end()) {
       OF_ASSIGN(whole, sent(linear, std::move(whole), columns->second));
     }
+    pass_rows(linear);
     return weights_.set(linear, whole);
+  }
+  // Neurons on other axes than the one that is multiplied (channels, where a Linear mixes tokens) stay what they are.
+  void pass_rows(const Linear& linear) {
+    for (const Value* output : {linear.product->output(), linear.output}) {
+      const auto rank = output->rank();
+      if (!rank || rank != linear.input->rank()) continue;
+      for (const Place& place : places(output)) {
+        if (place.axis == *rank - 1) continue;
+        const TransportMap map = flow(linear.input, place.axis);
+        if (map != nullptr) flows_[{output, place.axis}] = map;
+      }
+    }
   }
 
   // Columns in the anchor's neurons. A column that no site maps stays where it is.
@@ -431,6 +459,16 @@ class Flow {
     return {};
   }
 
+  // A convolution whose own channels stay where they are: those of its input may have moved.
+  static bool reads_all_channels(const Node& node) {
+    return node.is("Conv") && node.attr_int("group", 1) == 1 && node.input(1) != nullptr &&
+           parameter(node.input(1)) != nullptr;
+  }
+  Status take_input(const Node& node) {
+    const TransportMap in = flow(node.input(0), 1);
+    return in == nullptr ? Status() : weights_.map(*node.input(1), 1, input_map(*in));
+  }
+
   // ---- all else: maps pass, vectors follow, sums are joins ----
   Status visit_other(const Node& node) {
     for (const Value* output : node.outputs()) {
@@ -468,7 +506,8 @@ class Flow {
     const bool sum = node.is("Add") || node.is("Sub");
     for (const Operand& each : all) {
       const bool weight = parameter(each.value) != nullptr;
-      if (weight && computed && !node.is("Concat") && is_vector(*each.value, each.axis)) {
+      // Of a convolution channel by channel the weight is of its input's neurons.
+      if (weight && computed && !node.is("Concat") && (node.is("Conv") || is_vector(*each.value, each.axis))) {
         followers.push_back(each);
         continue;
       }

@@ -129,6 +129,15 @@ TEST(Generate, ABatchOfOneWhenTheModelTakesNoOther) {
   for (const Feeds& feeds : data->batches) EXPECT_EQ(feeds.at("x").array.dim(0), 1);
 }
 
+TEST(Generate, ABatchOfTwoWhenTheModelTakesNoOther) {
+  const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (float[N, T, 3] x) => (float[N, T, 3] y) <int64[3] two = {2, -1, 3}> { y = Reshape(x, two) })");
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_EQ(data->batches[0].at("x").array.dim(0), 2);
+  EXPECT_EQ(data->batches[1].at("x").array.dim(0), 2);
+}
+
 TEST(Generate, RefusesHugeShapes) {
   const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
     g (float[1000000, 1000000] x) => (float[1000000, 1000000] y) { y = Relu(x) })");

@@ -177,6 +177,29 @@ TEST(Respell, ABiasBehindTheStreamThatLayersShare) {
   }
 }
 
+// A bias of scores that tells heads apart beside a mask of windows, whose shape is taken from what a Linear makes.
+TEST(Respell, AMaskWhoseShapeIsComputedHoldsNoWeights) {
+  const auto text = [](const std::string& shape) {
+    return after(model_from_text(R"(<ir_version: 8, opset_import: ["" : 20]> g (float[1, 5, 4] x) => (float[1, 5, 4] y)
+      <float[4, 6] wq = {}, float[4, 6] wk = {}, float[4, 6] wv = {}, float[6, 4] o = {}, float[1, 2, 5, 5] bias = {},
+      float[1, 1, 5, 5] windows = {}, int64[4] heads = {0, 0, 2, 3}, int64[3] flat = {0, 0, 6}, float scale = {0.57735027}>
+      { q1 = MatMul(x, wq) q2 = Reshape(q1, heads) q = Transpose<perm = [0, 2, 1, 3]>(q2)
+      k1 = MatMul(x, wk) k2 = Reshape(k1, heads) k = Transpose<perm = [0, 2, 3, 1]>(k2)
+      v1 = MatMul(x, wv) v2 = Reshape(v1, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2)
+      t = MatMul(q, k) u = Mul(t, scale) )" +
+                                 shape + R"( w = Expand(windows, f) a = Add(w, bias) z = Add(u, a)
+      p = Softmax<axis = -1>(z) r = MatMul(p, v) d = Transpose<perm = [0, 2, 1, 3]>(r) c = Reshape(d, flat)
+      y = MatMul(c, o) })"),
+                 {});
+  };
+  const auto model = text("f = Shape(u)"), anchor = text(
+                                               "g = Shape(x) at = Constant<value_ints = [1, 2, 5, 5]>() "
+                                               "f = Identity(at)");
+  const auto written = respelled(*model, *anchor);
+  ASSERT_TRUE(written.has_value()) << written.error().message;
+  EXPECT_EQ(test::difference(*model, **written, Precision::kFloat64, 1e-6), "");
+}
+
 TEST(Respell, TheFirstRowsOfATableBySliceOrByPositions) {
   const auto text = [](const std::string& nodes) {
     return after(model_from_text("<ir_version: 8, opset_import: [\"\" : 20]> g (int64[N, 3] x) => (float[N, 3, 4] y) <"

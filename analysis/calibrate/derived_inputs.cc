@@ -23,6 +23,8 @@ InputRole role_of(const Value& input) {
   if (!is_integer(input.dtype())) return InputRole::kPlain;
   if (contains(name, "token_type") || contains(name, "segment_id")) return InputRole::kTokenType;
   if (contains(name, "position_id") || contains(name, "cache_position")) return InputRole::kPosition;
+  const bool lengths = contains(name, "length") || name.ends_with("_len") || name.ends_with("_lens");
+  if (lengths && input.rank().value_or(2) <= 1) return InputRole::kLength;
   return InputRole::kPlain;
 }
 

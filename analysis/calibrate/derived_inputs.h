@@ -6,9 +6,10 @@
 
 namespace onnxfold {
 
-enum class InputRole { kPlain, kMask, kTokenType, kPosition };
+enum class InputRole { kPlain, kMask, kTokenType, kPosition, kLength };
 
-// By name and type: "attention_mask", "token_type_ids", "segment_ids", "position_ids"...
+// By name and type: "attention_mask", "token_type_ids", "segment_ids", "position_ids", "input_lengths" (at most one
+// axis)...
 InputRole role_of(const Value& input);
 
 // A mask, token types or positions can be made when some other input [batch, length] is there.

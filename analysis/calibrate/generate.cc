@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <set>
-#include <span>
 
 #include "analysis/calibrate/dataset.h"
 #include "analysis/calibrate/derived_inputs.h"
@@ -47,6 +47,10 @@ constexpr SizePlan kPlans[] = {
     {{299, 299}, {299, 299}, {256, 256}}, {{640, 640}, {640, 640}, {512, 512}},
 };
 
+// For waveforms and what is made of them; a token model would take far too much memory.
+constexpr SizePlan kLongPlans[] = {{{64, 96}, {64, 96}, {4000, 6000}, {1, 1}},
+                                   {{64, 96}, {64, 96}, {16000, 24000}, {1, 1}}};
+
 bool is_past(const Value& input) { return input.name().find("past") != std::string::npos; }
 
 // Dynamic dimensions get a size per symbol; unnamed ones per (input, axis).
@@ -60,6 +64,12 @@ class Sizes {
     const auto found = chosen_.find(key);
     if (found != chosen_.end()) return found->second;
     return chosen_[key] = choose(input, axis, dim.symbol);
+  }
+
+  // Of a sequence; every other row of a batch is a quarter shorter.
+  std::int64_t length_of_row(std::int64_t row) const {
+    const std::int64_t full = plan_.length[static_cast<std::size_t>(variant_)];
+    return row % 2 == 1 ? full - full / 4 : full;
   }
 
  private:
@@ -173,6 +183,8 @@ Result<Datum> generate(const Value& input, Sizes& sizes, Random& random, int var
       value = mask_at(i, dims);
     } else if (role == InputRole::kPosition) {
       value = static_cast<double>((dims.empty() ? 0 : i % dims.back()) % std::max<std::int64_t>(1, limit));
+    } else if (role == InputRole::kLength) {
+      value = static_cast<double>(sizes.length_of_row(i));
     } else if (role == InputRole::kTokenType) {
       value = static_cast<double>(random.below(std::min<std::int64_t>(limit, 2)));
     } else if (input.dtype() == DType::kBool) {
@@ -217,16 +229,52 @@ Result<Dataset> generate_with(const Model& model, std::uint64_t seed, const Size
   return dataset;
 }
 
-Status runs(const Executor& executor, const Dataset& dataset) {
-  for (const Feeds& feeds : dataset.batches) OF_TRY(executor.run(feeds));
-  return {};
+// Results of no element (an image too small for all its kernels) tell nothing.
+bool is_empty(const Datum& datum) { return datum.is_array() && datum.array.size() == 0; }
+
+// Does every batch give something? Errors: those of the executor.
+Result<bool> gives_something(const Executor& executor, const Dataset& dataset) {
+  for (const Feeds& feeds : dataset.batches) {
+    OF_ASSIGN(const RunResult result, executor.run(feeds));
+    if (!result.outputs.empty() && std::all_of(result.outputs.begin(), result.outputs.end(), is_empty)) return false;
+  }
+  return true;
+}
+
+bool is_open(const Dim& dim) { return !dim.known() || *dim.value == 0; }
+
+// Does some input look like a waveform or a sequence of features?
+bool takes_signals(const Model& model) {
+  const auto& inputs = model.graph().inputs();
+  return std::any_of(inputs.begin(), inputs.end(), [](const Value* input) {
+    const auto rank = input->rank().value_or(0);
+    return is_float(input->dtype()) && (rank == 2 || rank == 3) && !is_past(*input) &&
+           std::any_of(input->type().shape->begin() + 1, input->type().shape->end(), is_open);
+  });
+}
+
+// Batch and length that an exporter wrote into the targets of Reshape although it declares both open: the pair that
+// most of them begin with.
+std::optional<SizePlan> hidden_sizes(const Model& model) {
+  std::map<std::pair<std::int64_t, std::int64_t>, int> seen;
+  for (const Node* node : model.graph().nodes_of("Reshape")) {
+    const Tensor* target = constant(node->input(1));
+    if (target == nullptr || target->size() < 3 || target->dtype() != DType::kInt64) continue;
+    const auto entries = to_int64s(*target);
+    if (entries && (*entries)[0] > 0 && (*entries)[1] > 0) ++seen[{(*entries)[0], (*entries)[1]}];
+  }
+  const auto most =
+      std::max_element(seen.begin(), seen.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most == seen.end()) return std::nullopt;
+  const auto [batch, length] = most->first;
+  return SizePlan{{64, 96}, {64, 96}, {length, length}, {batch, batch}};
 }
 
 bool is_dynamic(const Model& model) {
   for (const Value* input : model.graph().inputs()) {
     if (!input->type().shape) continue;
     for (const Dim& dim : *input->type().shape) {
-      if (!dim.known() || *dim.value == 0) return true;
+      if (is_open(dim)) return true;
     }
   }
   return false;
@@ -239,18 +287,23 @@ Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
   if (!is_dynamic(model)) return first;
   first.origin += ", two sizes";
   OF_ASSIGN(const auto executor, Executor::create(model));
-  const Status why = runs(*executor, first);
-  if (why) return first;
-  for (const SizePlan& plan : std::span(kPlans).subspan(1)) {
+  const Result<bool> ran = gives_something(*executor, first);
+  if (ran && *ran) return first;
+  std::vector<SizePlan> plans(std::begin(kPlans) + 1, std::end(kPlans));
+  if (const auto hidden = hidden_sizes(model)) plans.insert(plans.begin(), *hidden);
+  if (takes_signals(model)) plans.insert(plans.end(), std::begin(kLongPlans), std::end(kLongPlans));
+  for (const SizePlan& plan : plans) {
     OF_ASSIGN(Dataset other, generate_with(model, seed, plan));
-    if (!runs(*executor, other)) continue;
+    const Result<bool> runs = gives_something(*executor, other);
+    if (!runs || !*runs) continue;
     other.origin += fmt::format(", batches of {}, images of {}x{}, lengths of {}", plan.batch[0], plan.height[0],
                                 plan.width[0], plan.length[0]);
     return other;
   }
+  if (ran) return first;
   return fail(Code::kInvalidArgument,
               fmt::format("the model runs on none of the input sizes that were made up; give --data ({})",
-                          why.error().message));
+                          ran.error().message));
 }
 
 }  // namespace onnxfold

@@ -144,5 +144,30 @@ TEST(Generate, RefusesHugeShapes) {
   EXPECT_EQ(generate_dataset(*model, 0).error().code, Code::kInvalidArgument);
 }
 
+TEST(Generate, LengthsFitTheSequence) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[seq, batch, 4] x, int32[batch] input_lengths) => (float[seq, 1, batch, 3] y)
+    <float[1, 9, 4] w = {}, float[1, 9, 3] r = {}> { y = GRU <hidden_size = 3> (x, w, r, , input_lengths) })");
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+}
+
+TEST(Generate, LargerSizesWhereSmallOnesGiveNothing) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 1, T] x) => (float[N, 1, U] y) <float[1, 1, 400] w = {}> { y = Conv <strides = [160]> (x, w) })");
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_GE(data->batches[0].at("x").array.dim(2), 400);
+}
+
+TEST(Generate, SizesThatAnExporterHidInReshapes) {
+  const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, L, 8] x) => (float[N, L, 8] y) <int64[4] heads = {3, 11, 2, 4}, int64[3] flat = {3, 11, 8}> {
+  h = Reshape(x, heads) y = Reshape(h, flat) })");
+  const auto data = generate_dataset(*model, 0);
+  ASSERT_TRUE(data) << data.error().message;
+  EXPECT_EQ(data->batches[0].at("x").array.dims(), (Dims{3, 11, 8}));
+}
+
 }  // namespace
 }  // namespace onnxfold::dataset_test

@@ -22,7 +22,9 @@ Arguments merge_arguments() {
   arguments.positional(0, 64, "the models to merge");
   arguments.value("output,o", "OUT.onnx", "the model to write");
   arguments.value("method", "NAME[:OPTION=VALUE,...]",
-                  fmt::format("one of {} (default: align with data, average without); NAME:help lists its options",
+                  fmt::format("one of {} (default: with --base what does best on labelled data, else ties; without, "
+                              "align with data, average "
+                              "without); NAME:help lists its options",
                               fmt::join(names, ", ")));
   arguments.value("weights", "W1,W2,...", "weight of every model (default: equal)");
   arguments.list("pattern", "GLOB=W1,W2,...",

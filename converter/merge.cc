@@ -12,8 +12,10 @@
 #include "converter/compress.h"
 #include "converter/finite.h"
 #include "converter/match_parents.h"
+#include "converter/merge_trials.h"
 #include "converter/model_files.h"
 #include "passes/merge/controls.h"
+#include "passes/merge/kinship.h"
 #include "passes/merge/method.h"
 #include "passes/merge/weights.h"
 #include "passes/registry.h"
@@ -95,8 +97,12 @@ class Job {
 
   Status choose_method() {
     const bool data = !options_.data.empty() || !options_.calibration.empty();
-    const std::string fallback = data && find_merge_method("align") != nullptr ? "align" : "average";
+    const bool plain = std::all_of(options_.patterns.begin(), options_.patterns.end(),
+                                   [](const MergePattern& pattern) { return pattern.options.empty(); });
+    automatic_ = options_.method.empty() && !options_.base.empty() && options_.options.empty() && plain;
+    const std::string fallback = automatic_ ? merge_trials().front().method : data ? "align" : "average";
     const std::string name = options_.method.empty() ? fallback : options_.method;
+    given_ = automatic_ ? merge_trials().front().options : options_.options;
     method_ = find_merge_method(name);
     if (method_ == nullptr) {
       return fail(Code::kInvalidArgument, fmt::format("there is no method '{}'; methods: {}", name, method_names()));
@@ -108,11 +114,15 @@ class Job {
     if (method_->whole != nullptr && !options_.patterns.empty()) {
       return fail(Code::kInvalidArgument, fmt::format("method '{}' takes no weights by pattern", name));
     }
-    auto parsed = PassOptions::parse(name, method_->options, options_.options);
-    if (!parsed) return fail(parsed.error());
-    method_options_ = std::make_unique<PassOptions>(std::move(*parsed));
     weights_ = options_.weights;
     if (weights_.empty()) weights_.assign(options_.sources.size(), 1.0);
+    return parse_options();
+  }
+
+  Status parse_options() {
+    auto parsed = PassOptions::parse(method_->name, method_->options, given_);
+    if (!parsed) return fail(parsed.error());
+    method_options_ = std::make_unique<PassOptions>(std::move(*parsed));
     return {};
   }
 
@@ -140,8 +150,41 @@ class Job {
     std::vector<NamedModel> models;
     if (base_ != nullptr) models.push_back({&base_, options_.base});
     for (std::size_t i = 0; i < parents_.size(); ++i) models.push_back({&parents_[i], options_.sources[i]});
-    return match_parents(models, {options_.data.empty() ? options_.calibration : options_.data, options_.seed},
-                         report_.merge->notes);
+    OF_TRY(match_parents(models, {options_.data.empty() ? options_.calibration : options_.data, options_.seed},
+                         report_.merge->notes));
+    return describe_kinship();
+  }
+
+  // Weights say whether the models have a common base, and whether the base that was named is theirs.
+  Status describe_kinship() {
+    int tuned = 0, strangers = 0;
+    double cosine = 1;
+    const bool based = base_ != nullptr;
+    for (std::size_t i = 0; i + (based ? 0 : 1) < parents_.size(); ++i) {
+      OF_ASSIGN(const Kinship kin, kinship(*parents_[i], based ? *base_ : *parents_.back()));
+      tuned += kin.tuned_from_one_base() ? 1 : 0;
+      strangers += kin.compared > 0 && kin.cosine < 0.2 ? 1 : 0;
+      if (kin.compared > 0) cosine = std::min(cosine, kin.cosine);
+    }
+    if (based && strangers > 0) {
+      note(
+          fmt::format("the weights of {} of the models have nothing in common with those of the base (median cosine "
+                      "{:.2f}): is it what they were tuned from?",
+                      strangers, cosine));
+    }
+    if (!based && tuned + 1 == static_cast<int>(parents_.size())) {
+      note(
+          fmt::format("the models look like fine-tunes of one base (median cosine of their weights {:.3f}): with "
+                      "--base BASE.onnx, methods on differences to it (ties, task-arithmetic) are likely better",
+                      cosine));
+    }
+    if (!based && strangers > 0 && method_->combine != nullptr) {
+      note(
+          fmt::format("the weights of the models have nothing in common (median cosine {:.2f}): they have to be "
+                      "brought into one basis first (--method align)",
+                      cosine));
+    }
+    return {};
   }
 
   Status load_data() {
@@ -149,12 +192,17 @@ class Job {
       OF_ASSIGN(data_, make_dataset(*parents_.back(), options_.data, options_.seed, options_.max_samples));
     }
     const std::string& calibration = options_.calibration.empty() ? options_.data : options_.calibration;
-    if (calibration.empty() || method_->whole == nullptr) return {};
+    if (calibration.empty() || (method_->whole == nullptr && !automatic_)) return {};
     auto loaded = make_dataset(*parents_.back(), calibration, options_.seed, options_.calibration_samples);
     if (!loaded) return fail(loaded.error().in("--calibration"));
     if (const Status finite = check_finite_inputs(*loaded); !finite) return fail(finite.error().in(calibration));
     calibration_ = std::move(*loaded);
-    if (options_.calibration.empty()) {
+    if (options_.calibration.empty() && automatic_) {
+      if (!calibration_->targets.empty())
+        note(
+            "the method was chosen by the labels of --data, which flatters its scores; give labelled --calibration to "
+            "keep them apart");
+    } else if (options_.calibration.empty()) {
       note("calibrated on the inputs of --data (no labels used); give --calibration to keep them apart");
     }
     return {};
@@ -169,8 +217,12 @@ class Job {
   }
 
   Status merge() {
+    if (automatic_) OF_TRY(choose_trial_method());
     progress(std::string(method_->name));
-    if (method_->combine != nullptr) return merge_plainly();
+    if (method_->combine != nullptr) {
+      OF_ASSIGN(merged_, merged_plainly());
+      return {};
+    }
     OF_ASSIGN(const bool equal, parents_are_equal());
     if (equal) {
       note("all models have the weights of the anchor: it is the result");
@@ -214,20 +266,33 @@ class Job {
     return ran ? Status() : fail(ran.error());
   }
 
-  Status merge_plainly() {
+  Status take_trial(const MergeTrial& trial) {
+    method_ = find_merge_method(trial.method);
+    given_ = trial.options;
+    return parse_options();
+  }
+  Status choose_trial_method() {
+    progress("choosing a method");
+    const auto make = [this](const MergeTrial& trial) -> Result<std::unique_ptr<Model>> {
+      OF_TRY(take_trial(trial));
+      return merged_plainly();
+    };
+    OF_ASSIGN(TrialChoice choice, choose_trial(parents(), calibration_ ? &*calibration_ : nullptr, make));
+    note(std::move(choice.note));
+    return take_trial(merge_trials()[choice.trial]);
+  }
+
+  Result<std::unique_ptr<Model>> merged_plainly() const {
     PlainMerge plain{method_->combine, weights_, settings_of(*method_options_), {}, options_.seed};
     for (const MergePattern& pattern : options_.patterns) {
       MergeRule rule{pattern.pattern, pattern.weights, plain.settings, !pattern.options.empty()};
-      std::map<std::string, std::string> given = options_.options;
+      std::map<std::string, std::string> given = given_;
       for (const auto& [key, value] : pattern.options) given[key] = value;
       OF_ASSIGN(const PassOptions parsed, PassOptions::parse(method_->name, method_->options, given));
       rule.settings = settings_of(parsed);
       plain.rules.push_back(std::move(rule));
     }
-    auto merged = merge_weights(parents(), method_->needs_base ? base_.get() : nullptr, plain);
-    if (!merged) return fail(merged.error());
-    merged_ = std::move(*merged);
-    return {};
+    return merge_weights(parents(), method_->needs_base ? base_.get() : nullptr, plain);
   }
 
   // No paths: the same models and options give the same bytes.
@@ -374,6 +439,8 @@ class Job {
   const Clock::time_point start_ = Clock::now();
   Report report_;
   const MergeMethod* method_ = nullptr;
+  bool automatic_ = false;  // a base was given, and no method
+  std::map<std::string, std::string> given_;
   std::unique_ptr<PassOptions> method_options_;
   std::vector<double> weights_;
   std::vector<std::unique_ptr<Model>> parents_;

@@ -21,7 +21,7 @@ struct MergeOptions {
   std::vector<std::string> sources;  // two or more; the last is the anchor, whose graph and names the result has
   std::string base;                  // what all were tuned from, for methods on task vectors
   std::string target;
-  std::string method;  // empty: align with calibration data, average without
+  std::string method;  // empty: by trial with a base (merge_trials.h), align with calibration data, average without
   std::map<std::string, std::string> options;
   std::vector<double> weights;  // one a source; empty: equal
   std::vector<MergePattern> patterns;

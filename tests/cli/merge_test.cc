@@ -4,6 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "formats/npz/npz.h"
 #include "tests/cli/program.h"
 #include "tests/support/paths.h"
 
@@ -122,6 +123,87 @@ TEST(Merge, PatternsByGlob) {
   const std::string mixed =
       write_model(files.folder, "mixed.onnx", model_text("0, 1, -3, 2, 5, 1", "1, 0.5, 2, 1, 3, -1"));
   EXPECT_EQ(run_program({"verify", mixed, files.out, "--max-abs", "0"}).code, 0);
+}
+
+// Two fine-tunes of one base, and data with and without labels.
+struct Tunes {
+  // `add` to some weights of a base of 4 x 6 and 6 x 3.
+  static std::string text(int seed, double add, double sign = 1) {
+    const auto numbers = [&](int count, int salt) {
+      std::string list;
+      for (int i = 0; i < count; ++i) {
+        const double own = (i * 7 + seed * 5 + salt) % 3 == 0 ? add : 0;
+        list += (i == 0 ? "" : ", ") + std::to_string(sign * ((i * 37 + salt * 11) % 23 - 11) / 8.0 + own);
+      }
+      return list;
+    };
+    return "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 4] x) => (float[N, 3] y) <float[4, 6] w1 = {" +
+           numbers(24, 1) + "}, float[6] b1 = {1, 2, 3, 4, 5, 6}, float[6, 3] w2 = {" + numbers(18, 2) +
+           "}> { h = MatMul(x, w1) a = Add(h, b1) r = Relu(a) y = MatMul(r, w2) }";
+  }
+  std::string data(bool labelled) const {
+    std::vector<float> x;
+    std::vector<std::int64_t> labels;
+    for (int i = 0; i < 24; ++i) {
+      for (int j = 0; j < 4; ++j) x.push_back(static_cast<float>((i * 13 + j * 5) % 17 - 8) / 4);
+      labels.push_back(i % 3);
+    }
+    const std::string path = folder + (labelled ? "/labelled.npz" : "/plain.npz");
+    std::map<std::string, Tensor> arrays = {{"x", Tensor::of<float>({24, 4}, x)}};
+    if (labelled) arrays.emplace("labels", Tensor::of<std::int64_t>({24}, labels));
+    EXPECT_TRUE(save_npz(path, arrays));
+    return path;
+  }
+  Outcome merge(std::vector<std::string> more) const {
+    std::vector<std::string> all = {"merge", a, b, "-o", out, "-f"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program(all);
+  }
+
+  std::string folder = temp_dir();
+  std::string base = write_model(folder, "base.onnx", text(0, 0)), a = write_model(folder, "a.onnx", text(1, 0.25)),
+              b = write_model(folder, "b.onnx", text(2, -0.25)), out = folder + "/ab.onnx";
+};
+
+TEST(Merge, WithABaseAndNoLabelsTheRuleIsTaken) {
+  const Tunes tunes;
+  const Outcome alone = tunes.merge({"--base", tunes.base});
+  EXPECT_EQ(alone.code, 0) << alone.err;
+  EXPECT_THAT(alone.out, AllOf(HasSubstr("ties:density=0.8"), HasSubstr("with labelled data")));
+  const Outcome unlabelled = tunes.merge({"--base", tunes.base, "--calibration", tunes.data(false)});
+  EXPECT_THAT(unlabelled.out, AllOf(HasSubstr("ties:density=0.8"), HasSubstr("without labels")));
+  EXPECT_THAT(unlabelled.out, Not(HasSubstr("one base")));
+}
+
+TEST(Merge, WithABaseAndLabelsMethodsAreTried) {
+  const Tunes tunes;
+  const std::string labelled = tunes.data(true);
+  const Outcome chosen = tunes.merge({"--base", tunes.base, "--calibration", labelled});
+  EXPECT_EQ(chosen.code, 0) << chosen.err;
+  EXPECT_THAT(chosen.out, AllOf(HasSubstr("is best of what was tried, by accuracy"), HasSubstr("task-arithmetic"),
+                                Not(HasSubstr("flatters"))));
+  const std::string first = read_file(tunes.out);
+  EXPECT_EQ(tunes.merge({"--base", tunes.base, "--calibration", labelled, "--threads", "1", "-q"}).code, 0);
+  EXPECT_EQ(read_file(tunes.out), first);
+  EXPECT_THAT(tunes.merge({"--base", tunes.base, "--data", labelled}).out, HasSubstr("flatters"));
+  const Outcome named = tunes.merge({"--base", tunes.base, "--calibration", labelled, "--method", "dare"});
+  EXPECT_THAT(named.out, Not(HasSubstr("tried")));
+}
+
+TEST(Merge, FineTunesWithoutTheirBaseAreRecognised) {
+  const Tunes tunes;
+  const Outcome aligned = tunes.merge({"--method", "align:repair=none"});
+  EXPECT_EQ(aligned.code, 0) << aligned.err;
+  EXPECT_THAT(aligned.out, AllOf(HasSubstr("fine-tunes of one base"), HasSubstr("stays in its order")));
+  const std::string average = tunes.folder + "/average.onnx";
+  EXPECT_EQ(run_program({"merge", tunes.a, tunes.b, "-o", average, "--method", "average", "--no-check"}).code, 0);
+  EXPECT_EQ(run_program({"verify", average, tunes.out, "--max-abs", "0"}).code, 0);
+}
+
+TEST(Merge, SaysWhenABaseIsNotTheirs) {
+  const Tunes tunes;
+  const std::string other = write_model(tunes.folder, "other.onnx", Tunes::text(0, 0, -1));
+  EXPECT_THAT(tunes.merge({"--base", other, "--method", "ties"}).out, HasSubstr("is it what they were tuned from?"));
 }
 
 struct Refusal {

@@ -1,0 +1,40 @@
+// Fine-tunes of one base, and no method named: which methods on differences to the base are tried, and which is taken.
+//
+// Labels decide. Without them nothing told the better method on pairs of tuned vision transformers: KL to the
+// parents' ensemble, entropy, and KL to the more certain parent all chose settings up to twelve points worse than the
+// best, while the first trial was never more than a point or two from it (docs/merge.md): it is taken as it is.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "analysis/calibrate/dataset.h"
+#include "passes/merge/method.h"
+
+namespace onnxfold {
+
+struct MergeTrial {
+  std::string method;
+  std::map<std::string, std::string> options;
+
+  std::string text() const;  // as --method takes it
+};
+
+// In the order of preference: of equals the earlier one is taken.
+std::span<const MergeTrial> merge_trials();
+
+struct TrialChoice {
+  std::size_t trial = 0;  // of merge_trials()
+  std::string note;       // what was tried and how it did, or why nothing was
+};
+
+using MakeTrial = std::function<Result<std::unique_ptr<Model>>(const MergeTrial&)>;
+
+// `data` is null when there is none; labels in it count. Errors: those of `make` and of running.
+Result<TrialChoice> choose_trial(const std::vector<const Model*>& parents, const Dataset* data, const MakeTrial& make);
+
+}  // namespace onnxfold

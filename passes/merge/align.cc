@@ -11,6 +11,7 @@
 #include "analysis/structure/correspondence.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/schema.h"
+#include "passes/folded_norms.h"
 #include "passes/merge/alignment.h"
 #include "passes/merge/candidate.h"
 #include "passes/merge/kinship.h"
@@ -115,6 +116,25 @@ Result<bool> weights_differ(const Model& a, const Model& b) {
   return false;
 }
 
+// The model of `path` with the graph of `model`. Only its weights count here, so it may come from another exporter, and
+// its norms are folded where those of `model` are.
+Result<std::unique_ptr<Model>> anchor_like(const Model& model, const std::string& path) {
+  OF_ASSIGN(std::unique_ptr<Model> anchor, load_model(path));
+  if (correspond(anchor->graph(), model.graph())) return anchor;
+  OF_TRY(infer_shapes(*anchor));
+  auto written = respelled(*anchor, model);
+  if (written) return written;
+  PassContext unheard(*anchor, "");
+  OF_ASSIGN(const bool folded, fold_norms(*anchor, unheard));
+  if (folded) {
+    anchor->graph().purge();
+    OF_TRY(infer_shapes(*anchor));
+    if (correspond(anchor->graph(), model.graph())) return anchor;
+    if (auto again = respelled(*anchor, model)) return again;
+  }
+  return fail(written.error().in(path));
+}
+
 class AlignPass final : public Pass {
  public:
   explicit AlignPass(const PassOptions& options)
@@ -126,14 +146,7 @@ class AlignPass final : public Pass {
     Model& model = context.model();
     if (&graph != &model.graph()) return false;
     if (to_.empty()) return fail(Code::kInvalidArgument, "align needs to=A.onnx: the model whose basis is taken");
-    OF_ASSIGN(std::unique_ptr<Model> anchor, load_model(to_));
-    // Of another exporter: only its weights count here.
-    if (const auto map = correspond(anchor->graph(), graph); !map) {
-      OF_TRY(infer_shapes(*anchor));
-      auto written = respelled(*anchor, model);
-      if (!written) return fail(written.error().in(to_));
-      anchor = std::move(*written);
-    }
+    OF_ASSIGN(const std::unique_ptr<Model> anchor, anchor_like(model, to_));
     const std::unique_ptr<Model> copy = model.clone();
     const bool data = context.calibration != nullptr && same_inputs(model, *anchor);
     OF_ASSIGN(const Alignment aligned,

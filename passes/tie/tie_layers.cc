@@ -17,9 +17,9 @@
 
 #include "analysis/compare/damage.h"
 #include "exec/parallel.h"
+#include "passes/folded_norms.h"
 #include "passes/pass.h"
 #include "passes/tie/deferred_tie.h"
-#include "passes/tie/folded_norms.h"
 #include "passes/tie/layer_alignment.h"
 #include "passes/tie/tie_group.h"
 #include "passes/tie/tied_refit.h"
@@ -55,7 +55,8 @@ class TieLayers final : public Pass {
     if (&graph != &context.model().graph() || loops_ < 2) return false;
     const std::unique_ptr<Model> student = context.model().clone();
     if (options_.text("norms") == "fold") {
-      OF_ASSIGN(const bool folded, fold_norms(*student, context));
+      // Also norms that chains of operators spell, and where a reader gets a bias for it.
+      OF_ASSIGN(const bool folded, fold_norms(*student, context, {{"chains", "true"}, {"max-extra-nodes", "16"}}));
       context.note("", folded ? "gains and biases of norms folded into the Linears behind them" : "no norm to fold");
     }
     OF_TRY(align(*student, context));

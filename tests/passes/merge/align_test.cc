@@ -116,6 +116,28 @@ TEST(AlignPass, WritesTheModelInTheOthersBasis) {
   EXPECT_FALSE(test::run_pass("align", *anchor->clone(), {}).has_value());  // no model to align to
 }
 
+// fold-norm-affine in front of align leaves the model without biases that the anchor's file still has.
+TEST(AlignPass, FoldsTheAnchorsNormsWhereThoseOfTheModelAre) {
+  const std::string text = R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[B, 6] x) => (float[B, 3] y) <float[6, 6] e = {}, float[6] gain = {1, 2, 0.5, 1.5, 0.7, 1.2},
+    float[6] shift = {0.1, -0.2, 0.3, 0.2, -0.1, 0.4}, float[6, 8] up = {}, float[8] b = {}, float[8, 6] down = {},
+    float[6, 3] head = {}, float[3] c = {}> {
+  s = MatMul(x, e) n = LayerNormalization(s, gain, shift) u = MatMul(n, up) v = Add(u, b) r = Relu(v)
+  d = MatMul(r, down) t = Add(s, d) p = LayerNormalization(t, gain, shift) h = MatMul(p, head) y = Add(h, c)
+})";
+  const auto anchor = model_from_text(text), model = model_from_text(text);
+  const std::string path = ::testing::TempDir() + "/align_folded_anchor.onnx";
+  SaveOptions save;
+  save.overwrite = true;
+  ASSERT_TRUE(save_model(*anchor, path, save).has_value());
+  const auto before = model->clone();
+  const auto folded = test::run_pass("fold-norm-affine", *model);
+  ASSERT_TRUE(folded && *folded);
+  const auto changed = test::run_pass("align", *model, {{"to", path}});
+  ASSERT_TRUE(changed.has_value()) << changed.error().message;
+  EXPECT_EQ(difference(*before, *model, Precision::kFloat32, 1e-5), "");
+}
+
 TEST(Assignment, IsTheBestOfAllPermutations) {
   for (std::uint32_t seed = 0; seed < 20; ++seed) {
     const Matrix value = random_matrix(5, 5, seed);

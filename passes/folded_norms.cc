@@ -1,4 +1,4 @@
-#include "passes/tie/folded_norms.h"
+#include "passes/folded_norms.h"
 
 #include <algorithm>
 
@@ -6,13 +6,12 @@ namespace onnxfold {
 
 std::span<const PassInfo> reparam_passes();  // passes/reparam/table.cc
 
-Result<bool> fold_norms(Model& model, PassContext& context) {
+Result<bool> fold_norms(Model& model, PassContext& context, const std::map<std::string, std::string>& how) {
   const auto passes = reparam_passes();
   const auto info =
       std::find_if(passes.begin(), passes.end(), [](const PassInfo& pass) { return pass.name == "fold-norm-affine"; });
   if (info == passes.end()) return fail(Code::kInternal, "fold-norm-affine is not there");
-  OF_ASSIGN(const PassOptions options,
-            PassOptions::parse(info->name, info->options, {{"chains", "true"}, {"max-extra-nodes", "16"}}));
+  OF_ASSIGN(const PassOptions options, PassOptions::parse(info->name, info->options, how));
   PassContext inner(model, std::string(info->name));
   OF_ASSIGN(const bool folded, info->make(options)->run(model.graph(), inner));
   for (const Remark& remark : inner.remarks()) {

@@ -48,7 +48,8 @@ class Cells:
         return self.rows[key]
 
 
-def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_run=False, samples=None):
+def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_run=False, samples=None,
+             more=()):
     """Runs `onnxfold compress` without gates and controls; the report as a dictionary, or {"error": text}."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
@@ -60,6 +61,7 @@ def compress(model, out, passes, data=None, calibration=None, recipe=None, dry_r
         command += ["--calibration", str(calibration)] if calibration else []
         command += ["--calibration-samples", str(samples)] if calibration and samples else []
         command += ["--dry-run"] if dry_run else []
+        command += more
         command += ["--data", str(data), "--max-kl", "1e6"] if data else ["--no-check"]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -79,6 +79,45 @@ class Weights {
   std::vector<Tensor> kept_;
 };
 
+// ONNX Runtime keeps some operators of its own (SimplifiedLayerNormalization) in the standard's domain. No version of
+// the standard has them, so the converter must not see them there.
+constexpr const char* kAsideDomain = "onnxfold.aside";
+
+template <typename Visit>
+void for_each_node(onnx::GraphProto& graph, const Visit& visit) {
+  for (auto& node : *graph.mutable_node()) {
+    visit(node);
+    for (auto& attribute : *node.mutable_attribute()) {
+      if (attribute.has_g()) for_each_node(*attribute.mutable_g(), visit);
+      for (auto& body : *attribute.mutable_graphs()) for_each_node(body, visit);
+    }
+  }
+}
+
+void put_aside(onnx::ModelProto& proto) {
+  bool any = false;
+  for_each_node(*proto.mutable_graph(), [&any](onnx::NodeProto& node) {
+    const bool standard = node.domain().empty() || node.domain() == "ai.onnx";
+    if (!standard || onnx::OpSchemaRegistry::Schema(node.op_type()) != nullptr) return;
+    node.set_domain(kAsideDomain);
+    any = true;
+  });
+  if (!any) return;
+  auto* import = proto.add_opset_import();
+  import->set_domain(kAsideDomain);
+  import->set_version(1);
+}
+
+void bring_back(onnx::ModelProto& proto) {
+  for_each_node(*proto.mutable_graph(), [](onnx::NodeProto& node) {
+    if (node.domain() == kAsideDomain) node.clear_domain();
+  });
+  auto& imports = *proto.mutable_opset_import();
+  for (int i = imports.size() - 1; i >= 0; --i) {
+    if (imports[i].domain() == kAsideDomain) imports.DeleteSubrange(i, 1);
+  }
+}
+
 }  // namespace
 
 Status convert_opset(Model& model, std::int64_t target) {
@@ -99,6 +138,7 @@ Status convert_opset(Model& model, std::int64_t target) {
   Weights weights;
   onnx::ModelProto proto;
   OF_TRY(onnx_proto::export_model(model, weights.exporter(), nullptr, proto));
+  put_aside(proto);
   onnx::ModelProto converted;
   try {
     converted = onnx::version_conversion::ConvertVersion(proto, static_cast<int>(target));
@@ -107,6 +147,7 @@ Status convert_opset(Model& model, std::int64_t target) {
     for (char& c : text) c = c == '\n' ? ' ' : c;
     return fail(Code::kUnsupported, fmt::format("opset {} to {}: {}", current, target, text));
   }
+  bring_back(converted);
   weights.mark(*converted.mutable_graph());
   OF_ASSIGN(auto fresh, onnx_proto::import_model(std::move(converted), weights.opener()));
   model.adopt_graph(*fresh);

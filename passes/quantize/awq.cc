@@ -110,7 +110,12 @@ class Awq final : public Pass {
     const std::vector<WeightTarget> targets = find_weight_targets(graph, weights_, unheard);
     const ScaleSites sites(graph);
     std::map<std::string, ScaleSite> by_name;
-    for (ScaleSite& site : sites.find(nullptr)) by_name.emplace(site.value->name(), std::move(site));
+    for (ScaleSite& site : sites.find(nullptr)) {
+      const Value* read = site.readers.front().input;
+      const bool one_group = std::all_of(site.readers.begin(), site.readers.end(),
+                                         [read](const Linear& reader) { return reader.input == read; });
+      if (one_group) by_name.emplace(read->name(), std::move(site));
+    }
     const std::vector<ProductGroup> groups = product_groups(targets);
     WalkOptions walk;
     walk.teacher = false;

@@ -33,6 +33,16 @@ Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, i
   return out;
 }
 
+Result<Tensor> transposed_codes(const Tensor& codes) {
+  OF_ASSIGN(const Bytes bytes, codes.bytes());
+  const auto rows = static_cast<std::size_t>(codes.dims()[0]), cols = static_cast<std::size_t>(codes.dims()[1]);
+  Buffer out(bytes.size());
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < cols; ++j) out[j * rows + i] = bytes.span()[i * cols + j];
+  }
+  return Tensor::owned(DType::kInt8, {codes.dims()[1], codes.dims()[0]}, std::move(out));
+}
+
 Tensor int32_bias(const std::vector<float>& bias, const std::vector<float>& scales, float input_scale) {
   std::vector<std::int32_t> codes;
   for (std::size_t i = 0; i < bias.size(); ++i) {

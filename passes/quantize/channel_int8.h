@@ -17,6 +17,9 @@ struct ChannelInt8 {
 // A channel of zeros has scale 1. Errors: invalid_argument (NaN, infinity); whatever loading the weight reports.
 Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, int limit = 127);
 
+// [rows, cols] -> [cols, rows] of int8.
+Result<Tensor> transposed_codes(const Tensor& codes);
+
 // A bias as integer products add it: round(bias / (input scale * weight scale)) in int32, saturated.
 Tensor int32_bias(const std::vector<float>& bias, const std::vector<float>& scales, float input_scale);
 

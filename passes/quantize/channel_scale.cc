@@ -4,6 +4,7 @@
 #include <map>
 
 #include "ir/match.h"
+#include "passes/last_axis.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -15,17 +16,63 @@ bool owns_weight(const Linear& linear) {
          (linear.bias == nullptr || linear.bias->uses().size() == 1);
 }
 
-// All Linears that read `value`, if nothing else does.
-std::optional<std::vector<Linear>> readers_of(const Value& value) {
-  std::vector<Linear> readers;
+bool asks_for_shape(const Use& use) { return use.node != nullptr && (use.node->is("Shape") || use.node->is("Size")); }
+
+// The one node that reads the numbers of `value`; Shape does not.
+const Node* sole_reader(const Value* value) {
+  const Node* reader = nullptr;
+  for (const Use& use : value->uses()) {
+    if (asks_for_shape(use)) continue;
+    if (reader != nullptr || use.node == nullptr || use.node->graph() != value->graph()) return nullptr;
+    reader = use.node;
+  }
+  return reader;
+}
+
+// Reshape and its like, which exports put around Gemm.
+bool moves_rows(const Node& node, std::int64_t width) { return !node.is("ReduceMean") && keeps_last_axis(node, width); }
+
+// Adds the Linears that read `value`, rows moved or not; false if anything else does.
+bool collect_readers(const Value& value, std::optional<std::int64_t> width, std::vector<Linear>& readers) {
   for (const Use& use : value.uses()) {
-    if (use.node == nullptr || use.index != 0 || use.node->graph() != value.graph()) return {};
+    if (asks_for_shape(use)) continue;
+    if (use.node == nullptr || use.index != 0 || use.node->graph() != value.graph()) return false;
+    if (width && moves_rows(*use.node, *width)) {
+      for (const Value* output : use.node->outputs()) {
+        if (output != nullptr && !collect_readers(*output, width, readers)) return false;
+      }
+      continue;
+    }
     auto linear = linear_at(*use.node);
-    if (!linear || linear->input != &value || !owns_weight(*linear)) return {};
+    if (!linear || linear->input != &value || !owns_weight(*linear)) return false;
+    if (width && linear->in != *width) return false;
     readers.push_back(*linear);
   }
-  if (readers.empty()) return {};
+  return true;
+}
+
+// All Linears that read `value`, if nothing else does.
+std::optional<std::vector<Linear>> readers_of(const Value& value) {
+  std::optional<std::int64_t> width;
+  if (const auto& shape = value.type().shape; shape && !shape->empty() && shape->back().known()) {
+    width = *shape->back().value;
+  }
+  std::vector<Linear> readers;
+  if (!collect_readers(value, width, readers) || readers.empty()) return {};
   return readers;
+}
+
+// The Linear that makes `value`, rows moved in between or not; nothing else reads what it makes.
+std::optional<Linear> linear_behind(const Value* value) {
+  while (sole_reader(value) != nullptr) {
+    if (auto direct = linear_making(value)) return direct;
+    const Node* node = value->producer();
+    const auto& shape = value->type().shape;
+    if (node == nullptr || !shape || shape->empty() || !shape->back().known()) return {};
+    if (!moves_rows(*node, *shape->back().value) || node->outputs().size() != 1) return {};
+    value = node->input(0);
+  }
+  return {};
 }
 
 // The Linear whose output channels are the channels of `value`: itself, cut at zero, or times something.
@@ -33,14 +80,12 @@ std::optional<Linear> earlier_of(const Value& value) {
   if (auto direct = linear_making(&value)) return direct;
   const Node* node = value.producer();
   if (node == nullptr) return {};
-  if (node->is("Relu") || node->is("LeakyRelu")) {
-    return sole_consumer(node->input(0)) == node ? linear_making(node->input(0)) : std::nullopt;
-  }
+  if (node->is("Relu") || node->is("LeakyRelu")) return linear_behind(node->input(0));
   if (!node->is("Mul")) return {};
   for (const std::size_t i : {1U, 0U}) {
     const Value* operand = node->input(i);
-    if (sole_consumer(operand) != node || constant(node->input(1 - i)) != nullptr) continue;
-    auto linear = linear_making(operand);
+    if (constant(node->input(1 - i)) != nullptr) continue;
+    auto linear = linear_behind(operand);
     const auto rank = value.rank();
     if (linear && rank && rank == operand->rank() && rank == node->input(1 - i)->rank()) return linear;
   }
@@ -50,9 +95,9 @@ std::optional<Linear> earlier_of(const Value& value) {
 // Nothing between `from` and `to` (found backwards along first inputs) has other readers.
 bool alone_between(const Value* from, const Value* to) {
   for (int step = 0; step < 16; ++step) {
-    if (to == from) return sole_consumer(to) != nullptr;
+    if (to == from) return sole_reader(to) != nullptr;
     const Node* node = to != nullptr ? to->producer() : nullptr;
-    if (node == nullptr || sole_consumer(to) == nullptr) return false;
+    if (node == nullptr || sole_reader(to) == nullptr) return false;
     if (!node->is("Transpose") && !node->is("Reshape") && !node->is("Identity") && !node->is("Cast")) return false;
     to = node->input(0);
   }
@@ -61,10 +106,10 @@ bool alone_between(const Value* from, const Value* to) {
 
 bool only_reaches_context(const Attention& attention) {
   const Projection& v = attention.v;
-  if (sole_consumer(v.linear->output) == nullptr) return false;
+  if (sole_reader(v.linear->output) == nullptr) return false;
   for (const Node* node : v.nodes) {
     for (const Value* output : node->outputs()) {
-      if (output != nullptr && !output->uses().empty() && sole_consumer(output) == nullptr) return false;
+      if (output != nullptr && !output->uses().empty() && sole_reader(output) == nullptr) return false;
     }
   }
   return alone_between(attention.context, attention.out->input);

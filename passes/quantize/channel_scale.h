@@ -3,7 +3,8 @@
 //
 // The value is made by a norm (gain and bias are divided), by a Linear (its columns and bias are divided), directly or
 // through Relu or LeakyRelu, or as a factor of a Mul, or by attention from its value projection; and only Linears read
-// it. Weights that something else reads as well are left alone.
+// it. Reshape and what else moves whole rows may stand between. Weights that something else reads as well are left
+// alone.
 #pragma once
 
 #include <optional>

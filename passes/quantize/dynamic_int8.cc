@@ -1,10 +1,10 @@
 // MatMul(x, W), Gemm(x, W, b) => MatMulInteger(DynamicQuantizeLinear(x), Wq) times both scales, plus b; Conv likewise
 // with ConvInteger.
 //
-// Conditions: constant float32 weight, of rank 2 for products. Lossy, without data: each run measures the range of its
-// activations. Weights in 8 bits with one scale a channel: int8 for products, which ONNX Runtime fuses to
-// DynamicQuantizeMatMul or MatMulIntegerToFloat; uint8 around 128 for convolutions, whose int8 kernel there is a slow
-// one (a 3x3 of 64 channels: 26 ms against 2.1 ms, in float 1.4 ms).
+// Conditions: constant weight read as float32, of rank 2 for products (Transpose, Cast or Identity in between or not).
+// Lossy, without data: each run measures the range of its activations. Weights in 8 bits with one scale a channel: int8
+// for products, which ONNX Runtime fuses to DynamicQuantizeMatMul or MatMulIntegerToFloat; uint8 around 128 for
+// convolutions, whose int8 kernel there is a slow one (a 3x3 of 64 channels: 26 ms against 2.1 ms, in float 1.4 ms).
 #include <fmt/format.h>
 
 #include <map>
@@ -19,17 +19,6 @@ namespace onnxfold {
 namespace {
 
 constexpr std::int64_t kDynamicOpset = 11;  // first with DynamicQuantizeLinear
-
-// [rows, cols] -> [cols, rows] of int8.
-Result<Tensor> transposed_codes(const Tensor& codes) {
-  OF_ASSIGN(const Bytes bytes, codes.bytes());
-  const auto rows = static_cast<std::size_t>(codes.dims()[0]), cols = static_cast<std::size_t>(codes.dims()[1]);
-  Buffer out(bytes.size());
-  for (std::size_t i = 0; i < rows; ++i) {
-    for (std::size_t j = 0; j < cols; ++j) out[j * rows + i] = bytes.span()[i * cols + j];
-  }
-  return Tensor::owned(DType::kInt8, {codes.dims()[1], codes.dims()[0]}, std::move(out));
-}
 
 class DynamicInt8 final : public Pass {
  public:
@@ -113,8 +102,9 @@ class DynamicInt8 final : public Pass {
     Node* last = add("Mul", {numbers->output(), steps->output()}, floats);
     if (node.is("Gemm") && node.input(2) != nullptr) last = add("Add", {last->output(), node.input(2)}, floats);
     last->name = node.name;
+    Value* read = node.input(1);
     replace_and_erase(graph, node, *last->output());
-    if (!target.weight->erased()) erase_if_unused(*target.weight->graph(), *target.weight);
+    erase_weight(*read, *target.weight);
     return {};
   }
 
@@ -156,9 +146,16 @@ class DynamicInt8 final : public Pass {
       erase_if_unused(graph, *shape);
     }
     last->name = node.name;
+    Value* read = node.input(1);
     replace_and_erase(graph, node, *last->output());
-    if (!target.weight->erased()) erase_if_unused(*target.weight->graph(), *target.weight);
+    erase_weight(*read, *target.weight);
     return {};
+  }
+
+  // What led to the weight, and the weight itself, which may be one of the graph around.
+  static void erase_weight(Value& read, Value& weight) {
+    if (!read.erased()) erase_if_unused(*read.graph(), read);
+    if (!weight.erased()) erase_if_unused(*weight.graph(), weight);
   }
 
   // int8 as uint8 with the zero point 128.

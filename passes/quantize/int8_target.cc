@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ir/match.h"
+#include "passes/quantize/weight_source.h"
 
 namespace onnxfold {
 namespace {
@@ -17,7 +18,10 @@ bool named(const std::vector<std::string>& patterns, const Node& node, const Val
 
 std::string refusal(const Node& node, const Value& weight, const Int8Options& options) {
   const Tensor& tensor = *constant(&weight);
-  if (tensor.dtype() != DType::kFloat32) return fmt::format("weight has type {}", name(tensor.dtype()));
+  if (!quantizable_type(tensor.dtype())) return fmt::format("weight has type {}", name(tensor.dtype()));
+  if (node.input(1)->dtype() != DType::kFloat32) {
+    return fmt::format("integer products give float32, it multiplies {}", name(node.input(1)->dtype()));
+  }
   if (node.is("MatMul") && tensor.rank() != 2) return fmt::format("weight has rank {}, need 2", tensor.rank());
   if (node.is("Gemm")) {
     if (node.attr_int("transA", 0) != 0) return "transA is set";
@@ -28,6 +32,49 @@ std::string refusal(const Node& node, const Value& weight, const Int8Options& op
   if (tensor.size() < options.min_elements) return fmt::format("fewer than {} elements", options.min_elements);
   if (tensor.size() == 0) return "weight is empty";
   return {};
+}
+
+bool integer_form(const Node& node) { return node.is("MatMul") || node.is("Gemm") || node.is("Conv"); }
+
+Int8Target target_of(Node& node, const WeightSource& source) {
+  Int8Target target;
+  target.node = &node;
+  target.weight = source.weight;
+  target.transposed = source.transposed;
+  const bool by_rows = node.is("Conv") || (node.is("Gemm") && node.attr_int("transB", 0) != 0);
+  target.axis = by_rows != source.transposed ? 0 : 1;
+  target.channels = constant(source.weight)->dims()[static_cast<std::size_t>(target.axis)];
+  const Tensor* bias = node.is("MatMul") ? nullptr : constant(node.input(2));
+  if (bias != nullptr && bias->dims() == Dims{target.channels} && bias->dtype() == DType::kFloat32) {
+    target.bias = node.input(2);
+  }
+  return target;
+}
+
+// Says what stays in float beside products and convolutions: tables, recurrent weights, what is added.
+void name_other(const Node& node, std::int64_t min_elements, PassContext& context) {
+  if (const std::string already = quantized_already(node); !already.empty()) {
+    context.skipped(node.label(), already);
+    return;
+  }
+  if (const auto held = held_weight(node, min_elements)) {
+    context.skipped(node.label(), held->moved ? kMovedWeight : fmt::format("{} has no integer form", node.op_type()),
+                    held->bytes);
+    return;
+  }
+  std::int64_t bytes = 0;
+  for (const std::size_t input : weight_inputs(node)) {
+    const Value* weight = weight_source(node.input(input)).weight;
+    if (weight == nullptr) continue;
+    const Tensor& tensor = *constant(weight);
+    if (is_float(tensor.dtype()) && tensor.rank() >= 2 && tensor.size() >= min_elements) bytes += tensor.nbytes();
+  }
+  if (bytes == 0) return;
+  const bool table = node.is("Gather") || node.is("EmbedLayerNormalization", "com.microsoft");
+  context.skipped(node.label(),
+                  table ? "tables have no integer form here; rtn:bits=8 stores them in 8 bits"
+                        : fmt::format("{} has no integer form", node.op_type()),
+                  bytes);
 }
 
 }  // namespace
@@ -44,24 +91,16 @@ Int8Options int8_options(const PassOptions& options) {
 std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options& options, PassContext& context) {
   std::vector<Int8Target> targets;
   for (Node* node : graph.nodes()) {
-    if (!node->is("MatMul") && !node->is("Gemm") && !node->is("Conv")) continue;
-    Int8Target target;
-    target.node = node;
-    target.weight = node->input(1);
-    if (constant(target.weight) == nullptr || constant(node->input(0)) != nullptr) continue;
-    const Tensor& tensor = *constant(target.weight);
-    if (const std::string why = refusal(*node, *target.weight, options); !why.empty()) {
-      context.skipped(node->label(), why, tensor.nbytes());
+    const WeightSource source = integer_form(*node) ? weight_source(node->input(1)) : WeightSource();
+    if (source.weight == nullptr || constant(node->input(0)) != nullptr) {
+      name_other(*node, options.min_elements, context);
       continue;
     }
-    const bool by_rows = node->is("Conv") || (node->is("Gemm") && node->attr_int("transB", 0) != 0);
-    target.axis = by_rows ? 0 : 1;
-    target.channels = tensor.dims()[static_cast<std::size_t>(target.axis)];
-    const Tensor* bias = node->is("MatMul") ? nullptr : constant(node->input(2));
-    if (bias != nullptr && bias->dims() == Dims{target.channels} && bias->dtype() == DType::kFloat32) {
-      target.bias = node->input(2);
+    if (const std::string why = refusal(*node, *source.weight, options); !why.empty()) {
+      context.skipped(node->label(), why, constant(source.weight)->nbytes());
+      continue;
     }
-    targets.push_back(target);
+    targets.push_back(target_of(*node, source));
   }
   return targets;
 }

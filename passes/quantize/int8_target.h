@@ -1,4 +1,4 @@
-// Products and convolutions that integer kernels can take: MatMul, Gemm and Conv of float32 with a constant weight.
+// Products and convolutions that integer kernels can take: MatMul, Gemm and Conv in float32 with a constant weight.
 #pragma once
 
 #include <string>
@@ -19,14 +19,15 @@ struct Int8Options {
 Int8Options int8_options(const PassOptions& options);
 
 struct Int8Target {
-  Node* node = nullptr;  // MatMul, Gemm (no transA, alpha and beta 1) or Conv
-  Value* weight = nullptr;
-  Value* bias = nullptr;  // constant of one number a channel, or null
-  std::int64_t axis = 0;  // of the weight's output channels
+  Node* node = nullptr;     // MatMul, Gemm (no transA, alpha and beta 1) or Conv
+  Value* weight = nullptr;  // the constant: read directly or behind Identity, Cast or Transpose
+  bool transposed = false;  // ...which transpose it
+  Value* bias = nullptr;    // constant of one number a channel, or null
+  std::int64_t axis = 0;    // of the constant: its output channels
   std::int64_t channels = 0;
 };
 
-// In node order. What has a constant weight and is no target gets a remark.
+// In node order. Every node with a constant floating-point weight that is no target gets a remark with the reason.
 std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options& options, PassContext& context);
 
 }  // namespace onnxfold

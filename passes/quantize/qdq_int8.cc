@@ -1,14 +1,16 @@
 // op(x, W, b) => op(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(Wq), DequantizeLinear(bq)), op: MatMul, Gemm,
 // Conv; and what lies between convolutions (integer_flow.h) with every operand and result rounded.
 //
-// Conditions: constant float32 weight; calibration data. Lossy. Activations in uint8 with one scale a value, from
-// ranges seen on the data; weights in int8 with one scale a channel; the bias in int32 with the scale of both. Placed
-// so that ONNX Runtime makes integer kernels of it: MatMulIntegerToFloat, QGemm, and QLinearConv, which needs its
-// output quantized too (behind the Relu or Clip that follows it).
+// Conditions: constant weight read as float32 (Transpose, Cast or Identity in between or not); calibration data. Lossy.
+// Activations in uint8 with one scale a value, from ranges seen on the data; weights in int8 with one scale a channel;
+// the bias in int32 with the scale of both. Placed so that ONNX Runtime makes integer kernels of it:
+// MatMulIntegerToFloat, QGemm, and QLinearConv, which needs its output quantized too (behind the Relu or Clip that
+// follows it).
 #include <fmt/format.h>
 
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "formats/onnx/schema.h"
 #include "ir/match.h"
@@ -137,7 +139,7 @@ class QdqInt8 final : public Pass {
     if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
     Value* decoded = pairs.read(*node.input(0), node);
     put_bias(graph, target, made->scales, pairs.scale_of(*decoded));
-    put_weight(graph, target, *made);
+    OF_TRY(put_weight(graph, target, *made));
     graph.set_input(node, 0, decoded);
     if (node.is("Conv")) round(*node.output(), pairs);
     context.applied(node.label(), "uint8 activations, int8 weights by channel", before,
@@ -145,27 +147,34 @@ class QdqInt8 final : public Pass {
     return {};
   }
 
-  void put_weight(Graph& graph, const Int8Target& target, const ChannelInt8& made) {
-    Value*& decoded = weights_[{target.weight, target.axis}];
+  Status put_weight(Graph& graph, const Int8Target& target, const ChannelInt8& made) {
+    const std::int64_t axis = target.transposed ? 1 - target.axis : target.axis;  // as the node reads it
+    Value*& decoded = weights_[{target.weight, target.axis, target.transposed}];
     if (decoded == nullptr) {
       const std::string name = target.weight->name();
-      Value* codes = add_constant(graph, made.codes, name + "_quantized");
+      Tensor tensor = made.codes;
+      if (target.transposed) {
+        OF_ASSIGN(tensor, transposed_codes(made.codes));
+      }
+      Value* codes = add_constant(graph, tensor, name + "_quantized");
       Value* scales = add_constant(graph, Tensor::of<float>({target.channels}, made.scales), name + "_scale");
       Value* zeros = add_constant(
           graph, Tensor::owned(DType::kInt8, {target.channels}, Buffer(static_cast<std::size_t>(target.channels))),
           name + "_zero_point");
       NodeSpec spec{"DequantizeLinear",
                     {codes, scales, zeros},
-                    {{name + "_DequantizeLinear_Output", Type::tensor(DType::kFloat32, made.codes.dims())}},
+                    {{name + "_DequantizeLinear_Output", Type::tensor(DType::kFloat32, tensor.dims())}},
                     {},
                     "",
                     ""};
-      spec.attributes.emplace_back("axis", target.axis);
+      spec.attributes.emplace_back("axis", axis);
       const std::vector<Node*> nodes = graph.nodes();
       decoded = graph.insert(std::move(spec), nodes.front())->output();
     }
+    Value* read = target.node->input(1);
     graph.set_input(*target.node, 1, decoded);
-    erase_if_unused(graph, *target.weight);
+    erase_if_unused(graph, *read);
+    return {};
   }
 
   void put_bias(Graph& graph, const Int8Target& target, const std::vector<float>& scales, float input_scale) {
@@ -190,7 +199,7 @@ class QdqInt8 final : public Pass {
   }
 
   QdqOptions options_;
-  std::map<std::pair<const Value*, std::int64_t>, Value*> weights_;  // looked up only
+  std::map<std::tuple<const Value*, std::int64_t, bool>, Value*> weights_;  // looked up only
 };
 
 }  // namespace

@@ -6,54 +6,12 @@
 #include <cctype>
 
 #include "ir/match.h"
+#include "passes/quantize/weight_source.h"
 
 namespace onnxfold {
 namespace {
 
 constexpr const char* kMicrosoft = "com.microsoft";
-
-bool quantizable_type(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16 || dtype == DType::kFloat64;
-}
-
-// The constant behind `value`, and whether the way to it transposes.
-struct Source {
-  Value* weight = nullptr;
-  bool transposed = false;
-};
-
-Source source_of(Value* value) {
-  Source source;
-  while (value != nullptr) {
-    if (constant(value) != nullptr) {
-      source.weight = value;
-      return source;
-    }
-    const Node* node = value->producer();
-    if (node == nullptr || node->graph() != value->graph()) return {};
-    if (node->is("Transpose") && value->rank() == 2 && swaps_axes(*node)) {
-      source.transposed = !source.transposed;
-    } else if (!node->is("Identity") && !(node->is("Cast") && quantizable_type(value->dtype()))) {
-      return {};
-    }
-    value = node->input(0);
-  }
-  return {};
-}
-
-// The inputs that hold weights of an operator, most likely first; none: the operator has none that users would count.
-std::vector<std::size_t> weight_inputs(const Node& node) {
-  if (node.is("Gather")) return {0};
-  if (node.is("MatMul") || node.is("Gemm") || (node.is("Einsum") && node.inputs().size() == 2)) return {1, 0};
-  if (node.is("Conv") || node.is("ConvTranspose")) return {1};
-  if (node.is("LSTM") || node.is("GRU") || node.is("RNN")) return {1, 2};
-  if (node.is("FusedMatMul", kMicrosoft)) return {1, 0};
-  if (node.is("FusedGemm", kMicrosoft) || node.is("Attention", kMicrosoft)) return {1};
-  if (node.is("FusedConv", kMicrosoft) || node.is("PackedAttention", kMicrosoft)) return {1};
-  if (node.is("EmbedLayerNormalization", kMicrosoft)) return {2, 3, 4};
-  if (node.is("MoE", kMicrosoft)) return {2, 4, 6};
-  return {};
-}
 
 // Does each of weight_inputs() count?
 bool several_weights(const Node& node) {
@@ -182,7 +140,7 @@ void Finder::lay_out(WeightTarget& target, bool transposed) const {
 }
 
 std::optional<WeightTarget> Finder::weight_at(Node& node, std::size_t input) const {
-  const Source source = source_of(node.input(input));
+  const WeightSource source = weight_source(node.input(input));
   if (source.weight == nullptr || !is_float(constant(source.weight)->dtype())) return {};
   WeightTarget target;
   target.node = &node;
@@ -243,52 +201,6 @@ std::string Finder::refusal(const WeightTarget& target) const {
   if (quantized_bytes(target, options_) >= tensor.nbytes()) {
     return fmt::format("would not get smaller: rows of {} in blocks of {}", target.shape.cols,
                        operator_block(target.format, target.shape.cols));
-  }
-  return {};
-}
-
-// Weights that are cut or reshaped before they are read: nothing to quantize until that is done.
-std::int64_t moved_weight_bytes(const Node& node, std::int64_t min_elements) {
-  static constexpr std::string_view kMoves[] = {"Reshape",   "Slice",   "Split",  "Squeeze",
-                                                "Unsqueeze", "Flatten", "Concat", "Expand"};
-  if (std::none_of(std::begin(kMoves), std::end(kMoves), [&](std::string_view op) { return node.is(op); })) return 0;
-  std::int64_t bytes = 0;
-  for (const Value* input : node.inputs()) {
-    if (input == nullptr) continue;
-    const Tensor* tensor = constant(input);
-    if (tensor == nullptr) return 0;
-    if (is_float(tensor->dtype()) && tensor->rank() >= 2 && tensor->size() >= min_elements) bytes += tensor->nbytes();
-  }
-  return bytes;
-}
-
-// Bytes of the largest matrix of numbers that a node reads as it is, where no pass of this family knows the operator as
-// one with weights: position tables that are added, caches of sines, masks.
-std::int64_t unknown_weight_bytes(const Node& node, std::int64_t min_elements) {
-  if (node.is("Identity") || node.is("Cast") || node.is("Transpose") || !node.subgraphs().empty()) return 0;
-  if (node.is("DequantizeLinear") || node.is("QuantizeLinear")) return 0;
-  std::int64_t most = 0;
-  for (const Value* input : node.inputs()) {
-    const Tensor* tensor = constant(input);
-    if (tensor == nullptr || tensor->rank() < 2 || tensor->size() < std::max<std::int64_t>(min_elements, 2)) continue;
-    if (!is_float(tensor->dtype())) return 0;  // codes: an operator of quantized numbers
-    const auto told = [](const Use& use) { return use.node != nullptr && !weight_inputs(*use.node).empty(); };
-    if (std::any_of(input->uses().begin(), input->uses().end(), told)) continue;  // with that reader
-    most = std::max(most, tensor->nbytes());
-  }
-  return most;
-}
-
-// What a node that was quantized before says about itself; empty: it was not.
-std::string quantized_already(const Node& node) {
-  if (node.is("MatMulNBits", kMicrosoft) || node.is("GatherBlockQuantized", kMicrosoft)) {
-    return fmt::format("already quantized to {} bits", node.attr_int("bits", 4));
-  }
-  for (const std::size_t input : weight_inputs(node)) {
-    const Value* value = node.input(input);
-    const Node* producer = value != nullptr ? value->producer() : nullptr;
-    if (producer == nullptr || !producer->is("DequantizeLinear") || constant(producer->input(0)) == nullptr) continue;
-    return fmt::format("already quantized to {}", name(producer->input(0)->dtype()));
   }
   return {};
 }
@@ -388,12 +300,9 @@ std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOp
       continue;
     }
     const std::vector<std::size_t> inputs = weight_inputs(*node);
-    if (const std::int64_t bytes = moved_weight_bytes(*node, options.min_elements); bytes > 0) {
-      context.skipped(node->label(), "moves a weight before it is read; recipe clean does that once and for all",
-                      bytes);
-    } else if (inputs.empty()) {
-      const std::int64_t unknown = unknown_weight_bytes(*node, options.min_elements);
-      if (unknown > 0) context.skipped(node->label(), fmt::format("{} has no low-bit form", node->op_type()), unknown);
+    if (const auto held = held_weight(*node, options.min_elements)) {
+      context.skipped(node->label(),
+                      held->moved ? kMovedWeight : fmt::format("{} has no low-bit form", node->op_type()), held->bytes);
     }
     for (const std::size_t input : inputs) {
       const auto target = finder.weight_at(*node, input);

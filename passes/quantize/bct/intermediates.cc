@@ -204,8 +204,11 @@ bool one_scale(const Value& value) {
   const auto pools = [](const Node* node) {
     return node != nullptr && named(*node, {"GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid"});
   };
-  return pools(value.producer()) ||
-         std::any_of(value.uses().begin(), value.uses().end(), [&](const Use& use) { return pools(use.node); });
+  // Right operands of products of stacked matrices: MatMulIntegerToFloat takes channels of plain matrices alone.
+  const auto refused = [&](const Use& use) {
+    return pools(use.node) || (use.node != nullptr && use.node->is("MatMul") && use.index == 1);
+  };
+  return pools(value.producer()) || std::any_of(value.uses().begin(), value.uses().end(), refused);
 }
 
 // What norms read, and what was added to give that: a few tokens have channels there that are far larger than all

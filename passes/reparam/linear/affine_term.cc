@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "ir/match.h"
-#include "passes/reparam/linear/last_axis.h"
+#include "passes/last_axis.h"
 
 namespace onnxfold {
 namespace {

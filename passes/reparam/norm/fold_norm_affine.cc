@@ -11,8 +11,8 @@
 
 #include "analysis/structure/norm.h"
 #include "ir/match.h"
+#include "passes/last_axis.h"
 #include "passes/pass.h"
-#include "passes/reparam/linear/last_axis.h"
 #include "passes/reparam/linear/linear_numbers.h"
 #include "passes/rewrite.h"
 

@@ -163,6 +163,30 @@ g (float[2, 8, 6, 6] x) => (float[2, 8, 1, 1] y)
   EXPECT_GT(by_channel, 0U);
 }
 
+TEST(Bct, RightOperandsOfProductsHaveOneExponent) {
+  const char* const text = R"(
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[2, 4, 8] x) => (float[2, 4, 8] y) <float[8, 8] w = {}, float s = {0.5}>
+{
+  h = MatMul(x, w)
+  t = Transpose <perm = [0, 2, 1]> (h)
+  k = Mul(t, s)
+  m = MatMul(h, k)
+  y = MatMul(m, h)
+})";
+  const Dataset data = normal_data("x", {2, 4, 8});
+  const CalibratedRun run = run_calibrated("bct", text, &data);
+  ASSERT_TRUE(run.did());
+  int seen = 0;
+  for (const Node* product : run.model->graph().nodes_of("MatMul")) {
+    const Node* right = product->input(1)->producer();
+    if (right == nullptr || !right->is("DequantizeLinear") || product->input(1)->rank() != 3) continue;
+    EXPECT_EQ(right->input(1)->static_dims(), Dims{});
+    ++seen;
+  }
+  EXPECT_GE(seen, 1);
+}
+
 TEST(Bct, PartsStayInFloatWhenAsked) {
   const Dataset data = normal_data("x", {2, 5, 32});
   const OptionMap options = {{"norm-bits", "0"}, {"softmax-bits", "0"}, {"function-bits", "0"}};

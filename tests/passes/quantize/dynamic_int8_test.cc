@@ -42,6 +42,43 @@ TEST(DynamicInt8, ProductsOfIntegersWithRangesOfTheRun) {
   EXPECT_LT(relative_distance(first_output(*model, data), wanted), 0.02);
 }
 
+// A tied head reads the table of the embedding through Transpose; weights of another type pass a Cast.
+TEST(DynamicInt8, WeightsBehindTransposeCastAndIdentity) {
+  for (const char* nodes :
+       {"t = Transpose (a) y = MatMul(x, t)", "i = Identity(a) t = Transpose <perm = [1, 0]> (i) y = MatMul(x, t)",
+        "c = Cast <to = 1> (h) y = MatMul(x, c)", "t = Transpose (a) y = Gemm(x, t, b)",
+        "t = Transpose (k) y = Gemm <transB = 1> (x, t, b)"}) {
+    const std::string text =
+        std::string(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 16] x) => (float[N, 8] y) <float[8, 16] a = "
+            "{}, double[16, 8] h = {}, float[16, 8] k = {}, float[8] b = {}> { ") +
+        nodes + " }";
+    const auto model = test::model_from_text(text);
+    const auto changed = test::run_pass("dynamic-int8", *model, kAll);
+    ASSERT_TRUE(changed && *changed) << nodes;
+    EXPECT_TRUE(verify(*model));
+    EXPECT_TRUE(model->graph().nodes_of("Transpose").empty()) << nodes;
+    EXPECT_EQ(model->graph().nodes_of("MatMulInteger").size(), 1U);
+    const Dataset data = numbers({6, 16});
+    EXPECT_LT(relative_distance(first_output(*model, data), first_output(*test::model_from_text(text), data)), 0.02)
+        << nodes;
+  }
+}
+
+TEST(DynamicInt8, NamesWhatStaysInFloat) {
+  const auto run = test::run_calibrated("dynamic-int8", R"(<ir_version: 8, opset_import: ["" : 17]>
+g (int64[N] i, float[N, 16] x) => (float[N, 8] y)
+<float[32, 16] e = {}, float[4, 16] p = {}, float[8, 16] a = {}, float[1, 16] v = {}> {
+  zero = Constant <value_ints = [0]> () one = Constant <value_ints = [1]> ()
+  r = Gather(e, i) s = Add(r, x) q = Slice(p, zero, one) u = Add(s, q) z = Mul(u, v) t = Transpose (a) y = MatMul(z, t)
+})",
+                                        nullptr, kAll);
+  ASSERT_TRUE(run.did());
+  EXPECT_TRUE(run.says("tables have no integer form"));
+  EXPECT_TRUE(run.says("moves a weight"));
+  EXPECT_TRUE(run.says("Mul has no integer form"));
+}
+
 TEST(DynamicInt8, BodiesRoundForThemselves) {
   const auto model = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 16] x, bool c) => (float[N, 8] y) <float[16, 8] w = {}, float[16, 8] v = {}> {

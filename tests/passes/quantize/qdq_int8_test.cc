@@ -67,6 +67,20 @@ TEST(QdqInt8, ProductsShareTheRoundedInput) {
   }
 }
 
+TEST(QdqInt8, AWeightReadBothWaysIsStoredForEach) {
+  const Dataset data = images({6, 16});
+  const char* text = R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[6, 16] x) => (float[6, 16] y) <float[16, 16] w = {}, float[16] b = {}> {
+  t = Transpose (w) h = MatMul(x, t) g = Gemm <transB = 1> (h, t, b) k = MatMul(g, w) y = Gemm(k, t, b)
+})";
+  const auto run = run_calibrated("qdq-int8", text, &data, kAll);
+  ASSERT_TRUE(run.did()) << run.changed.error().message;
+  EXPECT_TRUE(verify(*run.model));
+  EXPECT_TRUE(run.model->graph().nodes_of("Transpose").empty());
+  const auto wanted = first_output(*test::model_from_text(text), data);
+  EXPECT_LT(relative_distance(first_output(*run.model, data), wanted), 0.05);
+}
+
 TEST(QdqInt8, NearMissesAndNoData) {
   const Dataset data = images({6, 16});
   for (const char* nodes :

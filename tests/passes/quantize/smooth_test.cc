@@ -52,6 +52,27 @@ TEST(Smooth, ALinearTimesSomethingAndALinearCutAtZero) {
   expect_smoothed(graph("h = Gemm(x, u, c) r = Relu(h) y = MatMul(r, v)"));
 }
 
+// Exports of three-dimensional Linears write Gemm between two Reshapes, and ask for shapes on the way.
+TEST(Smooth, RowsMoveBetweenNormOrLinearAndReaders) {
+  expect_smoothed(
+      graph("n = LayerNormalization(x, g, b) t = Constant <value_ints = [2, 3, 16]> () "
+            "m = Reshape(n, t) s = Shape(n) f = Constant <value_ints = [-1, 16]> () "
+            "r = Reshape(m, f) p = Gemm(r, v) d = Cast <to = 1> (s) e = ReduceMax <keepdims = 0> (d) "
+            "y = Add(p, e)"));
+  expect_smoothed(
+      graph("h = Gemm(x, u, c) t = Constant <value_ints = [2, 3, 16]> () m = Reshape(h, t) r = Relu(m) "
+            "f = Constant <value_ints = [6, 16]> () k = Reshape(r, f) y = MatMul(k, v)"));
+}
+
+TEST(Smooth, RowsCutAnewAreNoRows) {
+  const Dataset data = outliers();
+  const std::string text = graph(
+      "n = LayerNormalization(x, g, b) t = Constant <value_ints = [12, 8]> () "
+      "m = Reshape(n, t) f = Constant <value_ints = [6, 16]> () r = Reshape(m, f) "
+      "y = MatMul(r, v)");
+  EXPECT_FALSE(*run_calibrated("smooth", text, &data).changed);
+}
+
 TEST(Smooth, ChannelsBecomeMoreAlike) {
   const Dataset data = outliers();
   const std::string text = graph("h = Gemm(x, u, c) r = Relu(h) y = MatMul(r, v)");

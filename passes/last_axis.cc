@@ -1,4 +1,4 @@
-#include "passes/reparam/linear/last_axis.h"
+#include "passes/last_axis.h"
 
 #include <algorithm>
 

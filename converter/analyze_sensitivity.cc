@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "converter/analyze.h"
@@ -32,10 +33,27 @@ const FormatDamage* at_bits(const WeightSensitivity& row, int bits) {
   return nullptr;
 }
 
+// Six digits behind the point, so that numbers can be compared by eye.
 std::string damage_text(const WeightSensitivity& row, int bits) {
   const FormatDamage* format = at_bits(row, bits);
   if (format == nullptr) return "-";
-  return fmt::format("{:.3g}{}", format->damage, format->measured ? "" : " *");
+  const double damage = format->damage;
+  std::string number = fmt::format("{:.3g}", damage);
+  if (damage < 1000) number = damage > 0 && damage < 5e-7 ? "<0.000001" : fmt::format("{:.6f}", damage);
+  return number + (format->measured ? "" : " *");
+}
+
+// The weight that costs most at the fewest bits first.
+std::vector<const WeightSensitivity*> by_damage(const Sensitivity& sensitivity) {
+  std::vector<const WeightSensitivity*> rows;
+  for (const WeightSensitivity& row : sensitivity.weights) rows.push_back(&row);
+  const auto damage = [](const WeightSensitivity* row) {
+    const FormatDamage* format = at_bits(*row, 2);
+    if (format == nullptr) return 0.0;
+    return std::isnan(format->damage) ? std::numeric_limits<double>::infinity() : format->damage;
+  };
+  std::stable_sort(rows.begin(), rows.end(), [&](const auto* a, const auto* b) { return damage(a) > damage(b); });
+  return rows;
 }
 
 }  // namespace
@@ -67,17 +85,19 @@ Result<SensitivityAnalysis> analyze_sensitivity(const AnalyzeOptions& options) {
 
 std::string sensitivity_text(const SensitivityAnalysis& analysis) {
   const Sensitivity& sensitivity = analysis.sensitivity;
-  std::string text = fmt::format("{}, {}\n{} of the outputs when one weight alone is rounded (blocks of 32)\n",
-                                 analysis.path, analysis.data_origin, sensitivity.kind);
+  std::string text = fmt::format(
+      "{}, {}\n{} of the outputs to the original's when one weight alone is rounded, in blocks of 32\n"
+      "(0: nothing changes; the most sensitive weight first)\n",
+      analysis.path, analysis.data_origin, sensitivity.kind);
   std::size_t width = 6;
   for (const WeightSensitivity& row : sensitivity.weights) width = std::max(width, row.weight.size());
-  text += fmt::format("{:<{}}  {:>11}  {:>10}  {:>10}  {:>10}  {}\n", "weight", width, "elements", "2 bits", "4 bits",
+  text += fmt::format("{:<{}}  {:>11}  {:>10}  {:>10}  {:>11}  {}\n", "weight", width, "elements", "2 bits", "4 bits",
                       "8 bits", "read by");
-  for (const WeightSensitivity& row : sensitivity.weights) {
-    text += fmt::format("{:<{}}  {:>11}  {:>10}  {:>10}  {:>10}  {}\n", row.weight, width, row.elements,
-                        damage_text(row, 2), damage_text(row, 4), damage_text(row, 8), row.node);
+  for (const WeightSensitivity* row : by_damage(sensitivity)) {
+    text += fmt::format("{:<{}}  {:>11}  {:>10}  {:>10}  {:>11}  {}\n", row->weight, width, row->elements,
+                        damage_text(*row, 2), damage_text(*row, 4), damage_text(*row, 8), row->node);
   }
-  text += "  *          derived from the measured ones by the squared error of the weight\n";
+  text += "  *          not measured: follows from the others by the squared error of the rounded weight\n";
   if (analysis.generated) text += "note        the inputs are random (--data F.npz gives real ones): they say little\n";
   text += "use         compress --target-bits B or --target-size SIZE chooses formats by such numbers\n";
   return text + fmt::format("time        {:.1f} s, {:.1f} forward passes for {} weights\n", analysis.seconds,

@@ -309,6 +309,13 @@ DecodedWeight decode_int4_table(const Node& node, const Tensor& codes) {
           })};
 }
 
+// A Slice that leaves the beginnings of rows: a table that reads the codes of a product whose last block is not full.
+bool cuts_rows(const Node* node) {
+  if (node == nullptr || !node->is("Slice") || node->input(0)->rank() != 2 || node->input(4) != nullptr) return false;
+  return int_constants(node->input(1)) == std::vector<std::int64_t>{0} &&
+         int_constants(node->input(3)) == std::vector<std::int64_t>{1};
+}
+
 }  // namespace
 
 Result<std::optional<Tensor>> constant_value(const Value* value) { return evaluate(value, 0); }
@@ -317,6 +324,7 @@ DecodedWeight decode_linear(const Node& node) { return LinearDecoder(node).run()
 
 const Value* packed_codes(const Node& node) {
   const Value* value = node.input(node.is("MatMulNBits", kMicrosoft) ? 1 : 0);
+  if (value != nullptr && cuts_rows(value->producer())) value = value->producer()->input(0);
   if (value != nullptr && value->producer() != nullptr && value->producer()->is("Reshape")) {
     value = value->producer()->input(0);
   }
@@ -368,10 +376,14 @@ DecodedWeight decode_table(const Node& node) {
   if (axis != 1 && axis != -1) return refuse("quantized along another axis than the last");
   packed.bits = static_cast<int>(bits);
   packed.rows = dims[0];
-  packed.cols = packed.stride = dims[1] * 8 / bits;
+  packed.cols = dims[1] * 8 / bits;
   packed.blocks = (packed.cols + packed.block - 1) / packed.block;
   packed.codes = tensor;
-  if (dims[0] * dims[1] != tensor.size() || packed.cols == 0) return refuse("table is empty or of another size");
+  const std::int64_t row_bytes = cuts_rows(node.input(0)->producer()) ? tensor.size() / dims[0] : dims[1];
+  packed.stride = row_bytes * 8 / bits;
+  if (dims[0] * row_bytes != tensor.size() || row_bytes < dims[1] || packed.cols == 0) {
+    return refuse("table is empty or of another size");
+  }
   if (auto why = load_packed(packed, node.input(2), node.input(3)); !why.empty()) return refuse(why);
   return deferred(std::move(packed), /*by_rows=*/true);
 }

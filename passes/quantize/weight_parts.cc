@@ -149,8 +149,15 @@ void Builder::add_codes(bool tied) {
                      table ? Dims{rows_, cols * bits / 8} : Dims{rows_, operator_blocks(), block * bits / 8}, kCodes,
                      [bits, cols](const BlockCodes& c) { return pack_rows(c, bits, cols); });
   if (!tied) return;
-  const Dims flat{rows_, cols_ * bits / 8};
-  parts_.table_codes = insert("Reshape", {parts_.codes, ints("_table_shape", flat)}, DType::kUint8, flat);
+  Dims flat{rows_, padded * bits / 8};
+  Value* table_codes = insert("Reshape", {parts_.codes, ints("_table_shape", flat)}, DType::kUint8, flat);
+  if (padded != cols_) {  // the product's last block goes on behind the row
+    flat[1] = cols_ * bits / 8;
+    table_codes = insert(
+        "Slice", {table_codes, ints("_table_begin", {0}), ints("_table_end", {flat[1]}), ints("_table_axis", {1})},
+        DType::kUint8, flat);
+  }
+  parts_.table_codes = table_codes;
 }
 
 void Builder::add_zeros() {

@@ -92,14 +92,12 @@ WeightRewriter::Key WeightRewriter::key_of(const WeightTarget& target) {
   return {target.weight, target.shape.inner, target.type, target.format.bits, target.format.block};
 }
 
-// The bytes of a table and of a product coincide when rows fill their blocks; in the standard form the product reads
-// the table's codes transposed.
+// The table reads the product's codes, cut where its last block goes on behind the row; in the standard form the product
+// reads the table's codes transposed.
 void WeightRewriter::find_tied(const std::vector<WeightTarget>& targets) {
   std::map<Key, std::pair<bool, bool>> read;  // as a table, as a product
   for (const WeightTarget& target : targets) {
     if (target.use == WeightUse::kOther || target.format.float_zeros) continue;
-    const bool fills = target.shape.cols % operator_block(target.format, target.shape.cols) == 0;
-    if (!fills && !target.standard(options_)) continue;
     // ONNX Runtime 1.32 cannot fold a Transpose of 2-bit codes at load, and then loads nothing.
     if (target.standard(options_) && target.format.stored_bits() < 4) continue;
     (target.table() ? read[key_of(target)].first : read[key_of(target)].second) = true;

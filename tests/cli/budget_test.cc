@@ -94,6 +94,7 @@ TEST(Analyze, SensitivityOfEveryWeight) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("w1"));
   EXPECT_THAT(outcome.out, HasSubstr("inputs are random"));
+  EXPECT_THAT(outcome.out, HasSubstr("most sensitive weight first"));
   const auto json = nlohmann::json::parse(read_file(folder + "/s.json"));
   ASSERT_EQ(json["weights"].size(), 2U);
   EXPECT_EQ(json["weights"][0]["formats"].size(), 3U);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ir/verify.h"
+#include "passes/quantize/decoded_weight.h"
 #include "tests/support/calibrated_run.h"
 
 namespace onnxfold::dequantize_test {
@@ -87,6 +88,29 @@ TEST(Dequantize, ATiedTableIsOneFloatTable) {
   const auto again = run_passes({{"rtn", {}, {}}, {"dequantize", {}, {}}, {"rtn", {{"bits", "8"}}, {}}}, text, nullptr);
   EXPECT_TRUE(again.did());
   EXPECT_EQ(again.model->graph().nodes_of("GatherBlockQuantized", "com.microsoft").size(), 1U);
+}
+
+// The product's last block goes on behind the row; the table takes the beginnings of the rows.
+TEST(Dequantize, ATiedTableOfRowsThatFillNoBlocks) {
+  for (const char* width : {"24", "40", "72"}) {
+    const std::string w = width;
+    const std::string text =
+        "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g (int64[9] i) => (float[9, 40] y) "
+        "<float[40, " +
+        w + "] t = {}> { e = Gather(t, i) w = Transpose<perm=[1,0]>(t) y = MatMul(e, w) }";
+    for (const char* bits : {"2", "4", "8"}) {
+      for (const char* symmetric : {"true", "false"}) {
+        const OptionMap options = {{"bits", bits}, {"symmetric", symmetric}, {"min-elements", "0"}};
+        expect_back(text, options);
+        const auto run = run_passes({{"rtn", options, {}}}, text, nullptr);
+        const Graph& graph = run.model->graph();
+        const Node& head = *graph.nodes_of("MatMulNBits", "com.microsoft").at(0);
+        const Node& table = *graph.nodes_of("GatherBlockQuantized", "com.microsoft").at(0);
+        EXPECT_EQ(packed_codes(table), head.input(1)) << width;
+        EXPECT_EQ(table.input(2), head.input(2));
+      }
+    }
+  }
 }
 
 TEST(Dequantize, OtherWeights) {

@@ -92,8 +92,8 @@ WeightRewriter::Key WeightRewriter::key_of(const WeightTarget& target) {
   return {target.weight, target.shape.inner, target.type, target.format.bits, target.format.block};
 }
 
-// The table reads the product's codes, cut where its last block goes on behind the row; in the standard form the product
-// reads the table's codes transposed.
+// The table reads the product's codes, cut where its last block goes on behind the row; in the standard form the
+// product reads the table's codes transposed.
 void WeightRewriter::find_tied(const std::vector<WeightTarget>& targets) {
   std::map<Key, std::pair<bool, bool>> read;  // as a table, as a product
   for (const WeightTarget& target : targets) {

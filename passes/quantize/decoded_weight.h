@@ -29,7 +29,8 @@ DecodedWeight decode_product(const Node& node, bool by_rows);
 // REQUIRES: com.microsoft GatherBlockQuantized. The table.
 DecodedWeight decode_table(const Node& node);
 
-// The constant that holds the codes of MatMulNBits or GatherBlockQuantized, Reshape and Slice between or not; null: none.
+// The constant that holds the codes of MatMulNBits or GatherBlockQuantized, Reshape and Slice between or not; null:
+// none.
 const Value* packed_codes(const Node& node);
 
 }  // namespace onnxfold

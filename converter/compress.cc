@@ -225,10 +225,22 @@ class Job {
 
   static constexpr double kQuickWork = 5e8, kWork = 8e10;
 
-  Result<Proof> prove_result() {
-    if (!data_) {
-      OF_ASSIGN(data_, generate_dataset(*before_, options_.seed));
+  Status find_check_data() {
+    if (data_) return {};
+    auto made = generate_dataset(*before_, options_.seed);
+    if (made) {
+      data_ = std::move(*made);
+      return {};
     }
+    if (!calibration_) return fail(made.error());
+    data_ = *calibration_;
+    data_->origin =
+        fmt::format("the calibration data, {} (the model runs on no inputs that were made up)", data_->origin);
+    return {};
+  }
+
+  Result<Proof> prove_result() {
+    OF_TRY(find_check_data());
     const Dataset& data = *data_;
     ProofOptions proof_options;
     proof_options.progress = [this](double done) { progress("checking", done); };

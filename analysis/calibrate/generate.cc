@@ -47,6 +47,9 @@ constexpr SizePlan kPlans[] = {
     {{299, 299}, {299, 299}, {256, 256}}, {{640, 640}, {640, 640}, {512, 512}},
 };
 
+// Lengths of the example that a model was traced with, where the trace kept them.
+constexpr std::int64_t kTraced[] = {10, 12, 20, 24, 50, 100, 5, 6, 7};
+
 // For waveforms and what is made of them; a token model would take far too much memory.
 constexpr SizePlan kLongPlans[] = {{{64, 96}, {64, 96}, {4000, 6000}, {1, 1}},
                                    {{64, 96}, {64, 96}, {16000, 24000}, {1, 1}}};
@@ -290,6 +293,7 @@ Result<Dataset> generate_dataset(const Model& model, std::uint64_t seed) {
   const Result<bool> ran = gives_something(*executor, first);
   if (ran && *ran) return first;
   std::vector<SizePlan> plans(std::begin(kPlans) + 1, std::end(kPlans));
+  for (const std::int64_t length : kTraced) plans.push_back({{64, 64}, {64, 64}, {length, length}});
   if (const auto hidden = hidden_sizes(model)) plans.insert(plans.begin(), *hidden);
   if (takes_signals(model)) plans.insert(plans.end(), std::begin(kLongPlans), std::end(kLongPlans));
   for (const SizePlan& plan : plans) {

@@ -25,7 +25,8 @@ Arguments compress_arguments() {
   arguments.value("samples", "N", "use only the first N samples of the data");
   arguments.value("calibration", "D.npz|DIR", "data for passes that learn from data; keep it apart from --data");
   arguments.value("calibration-samples", "N", "use only the first N samples of the calibration data");
-  arguments.value("target-size", "SIZE", "choose the format of every weight so that the file has at most this size");
+  arguments.value("target-size", "SIZE",
+                  "the file has at most this size: choose the format of every weight, or the ranks of tie-layers");
   arguments.value("target-bits", "B", "likewise for this many bits a weight, scales and zero points included");
   arguments.flag("auto", "search the smallest file that passes its gates");
   arguments.list("report", "FILE", "also write a report: .json, .xml (JUnit), .md or .html (repeatable)");

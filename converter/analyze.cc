@@ -6,6 +6,7 @@
 #include "converter/model_files.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/schema.h"
+#include "passes/tie/layer_alignment.h"
 
 namespace onnxfold {
 
@@ -16,7 +17,8 @@ Result<PartTable> table_of(const std::string& name, const Model& model, const Da
   if (name == "attention") return measure_attention(model, data);
   if (name == "hidden") return measure_hidden(model, data);
   if (name == "lut") return measure_lut(model, data);
-  return linearity_table(model);
+  OF_ASSIGN(const auto aligned, with_aligned_layers(model, "all"));
+  return linearity_table(model, *aligned);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "converter/bisect.h"
 #include "converter/in_double.h"
 #include "converter/model_files.h"
+#include "converter/own_size.h"
 #include "passes/registry.h"
 
 namespace onnxfold {
@@ -110,9 +111,12 @@ class Job {
     budget.save = options_.save;
     budget.seed = options_.seed;
     budget.progress = options_.progress;
-    OF_ASSIGN(BudgetChoice choice, choose_for_budget(budget));
-    recipe_ = std::move(choice.recipe);
-    report_.budget = std::move(choice.facts);
+    OF_ASSIGN(auto choice, choose_own_size(budget));
+    if (!choice) {
+      OF_ASSIGN(choice, choose_for_budget(budget));
+    }
+    recipe_ = std::move(choice->recipe);
+    report_.budget = std::move(choice->facts);
     return {};
   }
 

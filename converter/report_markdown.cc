@@ -86,8 +86,10 @@ std::string equal_bytes_table(const EqualBytes& table) {
 }
 
 std::string budget_table(const BudgetFacts& budget) {
-  std::string text = fmt::format("\nGoal: {}.\n\n| tried | size | bits a weight | measured | |\n", budget.goal);
-  text += "| --- | --- | --- | --- | --- |\n";
+  std::string text = fmt::format("\nGoal: {}.\n\n", budget.goal);
+  if (!budget.attempts.empty()) {
+    text += "| tried | size | bits a weight | measured | |\n| --- | --- | --- | --- | --- |\n";
+  }
   for (const BudgetAttempt& each : budget.attempts) {
     text += fmt::format("| {} | {} | {:.3f} | {} | {} |\n", cell(each.candidate), bytes_text(each.bytes), each.bits,
                         cell(each.metric), each.verdict);

@@ -230,7 +230,9 @@ void merge_rows(std::string& text, const Report& report, bool verbose) {
 void budget_rows(std::string& text, const BudgetFacts& budget) {
   row(text, "goal", budget.goal);
   if (!budget.judged_on.empty()) row(text, "judged on", budget.judged_on);
-  row(text, "", fmt::format("{:>10}  {:>6}  {:<34}  {:<8}  {}", "size", "bits", "measured", "", "formats"));
+  if (!budget.attempts.empty()) {
+    row(text, "", fmt::format("{:>10}  {:>6}  {:<34}  {:<8}  {}", "size", "bits", "measured", "", "formats"));
+  }
   for (const BudgetAttempt& attempt : budget.attempts) {
     row(text, "tried",
         fmt::format("{:>10}  {:>6.3f}  {:<34}  {:<8}  {}", bytes_text(attempt.bytes), attempt.bits, attempt.metric,

@@ -76,13 +76,14 @@ Result<std::optional<TaskMetrics>> DamageMeter::task_of(const Recording& outputs
   return task.result();
 }
 
-Result<double> DamageMeter::distance(const Recording& outputs) const {
+// Of batches [begin, end).
+Result<double> DamageMeter::distance(const Recording& outputs, std::size_t begin, std::size_t end) const {
   double worst = 0;
   for (const Value* output : model_->graph().outputs()) {
     if (!is_float(output->dtype()) || (kind_ == Kind::kKl && task_kind_.empty() && !holds_scores(*output))) continue;
     OutputAccumulator sums(output->name());
-    bool there = !outputs.batches.empty();
-    for (std::size_t i = 0; i < outputs.batches.size() && there; ++i) {
+    bool there = begin < end;
+    for (std::size_t i = begin; i < end && there; ++i) {
       const auto found = outputs.batches[i].find(output->name());
       there = found != outputs.batches[i].end();
       if (there) OF_TRY(sums.add(outputs_.batches[i].at(output->name()), found->second, i));
@@ -102,10 +103,32 @@ Result<Damage> DamageMeter::measure(const Recording& outputs) const {
   if (kind_ == Kind::kLoss) {
     damage.value = task ? task->loss_after : HUGE_VAL;
   } else {
-    OF_ASSIGN(damage.value, distance(outputs));
+    OF_ASSIGN(damage.value, distance(outputs, 0, outputs.batches.size()));
   }
   if (std::isnan(damage.value)) damage.value = HUGE_VAL;
   return damage;
+}
+
+Result<std::vector<double>> DamageMeter::by_batch(const Recording& outputs) const {
+  std::vector<double> values;
+  TaskMeter task(*model_, *data_);
+  double sum = 0;
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < outputs.batches.size(); ++i) {
+    if (kind_ != Kind::kLoss) {
+      OF_ASSIGN(const double value, distance(outputs, i, i + 1));
+      values.push_back(value);
+      continue;
+    }
+    OF_TRY(task.add(data_->batches[i], in_order(*model_, outputs_.batches[i]), in_order(*model_, outputs.batches[i])));
+    const auto so_far = task.result();
+    if (!so_far || so_far->samples == count) continue;
+    const double all = so_far->loss_after * static_cast<double>(so_far->samples);
+    values.push_back((all - sum) / static_cast<double>(so_far->samples - count));
+    sum = all;
+    count = so_far->samples;
+  }
+  return values;
 }
 
 Result<Damage> DamageMeter::measure(const Model& changed) const {

@@ -33,6 +33,9 @@ class DamageMeter {
   // The same after running the model.
   Result<Damage> measure(const Model& changed) const;
 
+  // The value of measure(), batch by batch: how far it can be trusted. Batches without anything to judge are left out.
+  Result<std::vector<double>> by_batch(const Recording& outputs) const;
+
   Kind kind() const { return kind_; }
   // "loss", "KL", "error"; and of the task: "accuracy", "bits per byte", "perplexity", or empty.
   std::string_view kind_name() const;
@@ -44,7 +47,7 @@ class DamageMeter {
 
  private:
   Result<std::optional<TaskMetrics>> task_of(const Recording& outputs) const;
-  Result<double> distance(const Recording& outputs) const;
+  Result<double> distance(const Recording& outputs, std::size_t begin, std::size_t end) const;
 
   std::shared_ptr<const Model> model_;  // for its interface
   const Dataset* data_ = nullptr;

@@ -155,25 +155,25 @@ Result<PartTable> measure_lut(const Model& model, const Dataset& data) {
   return table;
 }
 
-Result<PartTable> linearity_table(const Model& model) {
-  constexpr double kChance = 0.2;
+Result<PartTable> linearity_table(const Model& model, const Model& aligned) {
   PartTable table{
       "linearity",
       {"explained  share of the squares of the weights that base + depth * slope explains; null: what it",
        "           explains of independent layers; centred: about the mean over layers, with its null",
-       "aligned    explained when hidden neurons are put in the order of the layer before (fits some chance too)"},
+       "aligned    explained when hidden neurons and heads are put in the order of the layer before, as",
+       "           fit-linear-depth does; it takes roles where aligned is half of the way from the null to 1"},
       {},
       {}};
-  OF_ASSIGN(const std::vector<Linearity> rows, measure_linearity(find_blocks(model.graph())));
+  const BlockView view = find_blocks(model.graph()), ordered = find_blocks(aligned.graph());
+  OF_ASSIGN(const std::vector<Linearity> rows, measure_linearity(view, &ordered));
   for (const Linearity& row : rows) {
-    // The best order fits chance as well, so that it has to show more.
-    const double most = std::max(row.explained - row.null, row.aligned.value_or(0) - row.null - kChance);
+    const double excess = excess_over(row.null, row.aligned.value_or(row.explained));
     const bool vector = row.role.find("gain") != std::string::npos || row.role.find("bias") != std::string::npos;
     const std::string use = vector ? "a vector: too small to save anything"
-                            : most < 0.1
+                            : excess < 0.1
                                 ? "layers share nothing: sharing, or a line over depth, needs full-rank corrections"
-                            : most > 0.7 ? "nearly a line over depth: fit-linear-depth"
-                                         : "some of it is shared: tie-layers with low-rank corrections";
+                            : excess >= kWorthALine ? "nearly a line over depth: fit-linear-depth"
+                                                    : "some of it is shared: tie-layers with low-rank corrections";
     table.rows.push_back({row.role,
                           {{"layers", static_cast<double>(row.layers)},
                            {"explained", row.explained},

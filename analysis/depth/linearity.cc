@@ -198,6 +198,8 @@ std::vector<DepthFamily> depth_families(const BlockView& view, std::size_t least
   return result;
 }
 
+double excess_over(double null, double explained) { return null < 1 ? (explained - null) / (1 - null) : 0; }
+
 DepthLine fit_depth_line(const std::vector<Matrix>& layers) {
   LineSums sums(layers.size());
   for (const Matrix& layer : layers) sums.add(layer);
@@ -247,10 +249,29 @@ Result<Linearity> measure(const DepthFamily& family, const std::vector<std::vect
   return row;
 }
 
+// Families of a model and of the same model with its units in order.
+Result<std::vector<Linearity>> measure_both(const std::vector<DepthFamily>& families,
+                                            const std::vector<DepthFamily>& ordered) {
+  std::vector<Linearity> rows;
+  for (const DepthFamily& family : families) {
+    OF_ASSIGN(Linearity row, measure(family, {}));
+    const auto same = std::find_if(ordered.begin(), ordered.end(), [&](const DepthFamily& other) {
+      return other.role == family.role && other.blocks == family.blocks && other.sublayer == family.sublayer;
+    });
+    if (same != ordered.end()) {
+      OF_ASSIGN(const Linearity other, measure(*same, {}));
+      row.aligned = other.explained;
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 }  // namespace
 
-Result<std::vector<Linearity>> measure_linearity(const BlockView& view) {
+Result<std::vector<Linearity>> measure_linearity(const BlockView& view, const BlockView* aligned) {
   const std::vector<DepthFamily> families = depth_families(view);
+  if (aligned != nullptr) return measure_both(families, depth_families(*aligned));
   // Orders of the neurons of each feed-forward layer, by stream, place in the block and blocks.
   using Place = std::pair<std::pair<std::size_t, std::size_t>, std::vector<std::size_t>>;
   std::map<Place, std::vector<DepthFamily>> together;

@@ -42,15 +42,21 @@ DepthLine fit_depth_line(const std::vector<Matrix>& layers);
 // layer (equal `sublayer`). Errors: those of reading weights.
 Result<std::vector<std::vector<std::int64_t>>> neuron_orders(const std::vector<DepthFamily>& families);
 
+// Where a line over depth is worth storing: what it explains of what the null leaves unexplained, (explained - null) /
+// (1 - null), is at least this. The default of fit-linear-depth, and what analyze --linearity says.
+inline constexpr double kWorthALine = 0.5;
+double excess_over(double null, double explained);
+
 struct Linearity {
   std::string role;
   std::size_t layers = 0;
   std::int64_t parameters = 0;  // of all layers
   double explained = 0, null = 0;
   double centred = 0, centred_null = 0;
-  std::optional<double> aligned;  // `explained` with neurons in order; none where there are none or too many
+  std::optional<double> aligned;  // `explained` with units in order; none where there are none or too many
 };
-// One row per family. Errors: those of reading weights.
-Result<std::vector<Linearity>> measure_linearity(const BlockView& view);
+// One row per family. `aligned`: the same model with the units of its layers in order already (neurons, heads), of
+// which `aligned` of the rows is told; null: neurons are put in order here. Errors: those of reading weights.
+Result<std::vector<Linearity>> measure_linearity(const BlockView& view, const BlockView* aligned = nullptr);
 
 }  // namespace onnxfold

@@ -43,7 +43,8 @@ Result<PartTable> measure_hidden(const Model& model, const Dataset& data);
 // Errors: the executor's.
 Result<PartTable> measure_lut(const Model& model, const Dataset& data);
 
-// Depth-linearity (linearity.h) as such a table. Errors: those of reading weights.
-Result<PartTable> linearity_table(const Model& model);
+// Depth-linearity (linearity.h) as such a table. `aligned`: the same model with neurons and heads of its layers in
+// order. Errors: those of reading weights.
+Result<PartTable> linearity_table(const Model& model, const Model& aligned);
 
 }  // namespace onnxfold

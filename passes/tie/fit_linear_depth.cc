@@ -95,8 +95,8 @@ class FitLinearDepth final : public Pass {
       return false;
     }
     found.line = fit_depth_line(weights);
-    const double null = 2 / static_cast<double>(layers), excess = (found.line.explained - null) / (1 - null);
-    if (excess < excess_) {
+    const double null = 2 / static_cast<double>(layers);
+    if (excess_over(null, found.line.explained) < excess_) {
       context.skipped(label, fmt::format("a line over depth explains {:.1f} % of {}, unrelated layers have {:.1f} %",
                                          100 * found.line.explained, found.role, 100 * null));
       return false;

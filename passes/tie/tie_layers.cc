@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 
+#include "analysis/calibrate/sample_split.h"
 #include "analysis/compare/damage.h"
 #include "exec/parallel.h"
 #include "passes/folded_norms.h"
@@ -66,11 +67,9 @@ class TieLayers final : public Pass {
     how_ = tie_options(options_.text("start"), options_.text("factors"), loops_, data,
                        static_cast<int>(options_.integer("rounds")));
     OF_TRY(check(data));
+    if (chosen_by_data(context) || (data && spread_by_error(student->graph()))) OF_TRY(set_judge(context));
     OF_TRY(learn(*student, context));
     OF_TRY(make_curves(student->graph()));
-    if (chosen_by_data(context) || (data && spread_by_error(student->graph()))) {
-      OF_ASSIGN(meter_, DamageMeter::create(context.model(), *context.calibration));
-    }
     OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
     if (!data && untied_bytes(curves_) > options_.integer("at-once")) {
       OF_TRY(tie_when_written(*student, ranks, context));
@@ -81,8 +80,9 @@ class TieLayers final : public Pass {
     }
     if (meter_) {
       OF_ASSIGN(const Damage damage, meter_->measure(*student));
-      context.note("", fmt::format("on the calibration data: {} {:.4f} -> {:.4f}", meter_->kind_name(),
-                                   meter_->original().value, damage.value));
+      context.note("", fmt::format("on {}: {} {:.4f} -> {:.4f}",
+                                   split_ ? "calibration samples held out" : "the calibration data",
+                                   meter_->kind_name(), meter_->original().value, damage.value));
     }
     context.model().adopt_graph(*student);
     return true;
@@ -164,25 +164,14 @@ class TieLayers final : public Pass {
     return {};
   }
 
-  // Units of the layers that will be tied, in the order of the first of them.
   Status align(Model& student, PassContext& context) const {
+    const std::string how = options_.text("align");
+    if (how == "no") return {};
+    const std::vector<LayerStack> stacks =
+        layer_stacks(student.graph(), static_cast<std::size_t>(options_.integer("protect-first")),
+                     static_cast<std::size_t>(options_.integer("protect-last")));
     const Looping looping = looping_named(options_.text("looping"));
-    AlignedUnits count;
-    if (options_.text("align") == "no") return {};
-    for (const LayerStack& stack :
-         layer_stacks(student.graph(), static_cast<std::size_t>(options_.integer("protect-first")),
-                      static_cast<std::size_t>(options_.integer("protect-last")))) {
-      const auto table = looped_layers(looping, stack.blocks.size(), static_cast<std::size_t>(loops_));
-      for (std::size_t unique = 0; table && unique < stack.blocks.size() / static_cast<std::size_t>(loops_); ++unique) {
-        std::vector<std::size_t> tied;
-        for (std::size_t layer = 0; layer < stack.blocks.size(); ++layer) {
-          if ((*table)[layer] == unique) tied.push_back(stack.blocks[layer]);
-        }
-        OF_ASSIGN(const AlignedUnits aligned, align_layers(student, tied, options_.text("align")));
-        count.neurons += aligned.neurons;
-        count.heads += aligned.heads;
-      }
-    }
+    OF_ASSIGN(const AlignedUnits count, align_looped(student, stacks, looping, static_cast<std::size_t>(loops_), how));
     context.note("", fmt::format("hidden neurons of {} feed-forward layers and heads of {} attentions put in the order "
                                  "of others",
                                  count.neurons, count.heads));
@@ -226,6 +215,18 @@ class TieLayers final : public Pass {
     return {};
   }
 
+  // What is chosen by measuring is judged on samples that nothing is fitted to, where there are enough.
+  Status set_judge(PassContext& context) {
+    OF_ASSIGN(split_, split_samples(context.model(), *context.calibration));
+    if (split_) {
+      if (auto meter = DamageMeter::create(context.model(), split_->check)) meter_ = std::move(*meter);
+      if (meter_) return {};
+      split_.reset();  // a model that runs on batches of one size only
+    }
+    OF_ASSIGN(meter_, DamageMeter::create(context.model(), *context.calibration));
+    return {};
+  }
+
   Status learn(const Model& aligned, PassContext& context) {
     if (context.calibration == nullptr) {
       context.note("", "weights only: with calibration data the error is several times less (--calibration F.npz)");
@@ -236,13 +237,15 @@ class TieLayers final : public Pass {
     for (const TieGroup& group : groups_) {
       for (const Linear& linear : group.linears) inputs.insert(linear.input->name());
     }
-    OF_ASSIGN(statistics_, collect_statistics(aligned, *context.calibration, {inputs.begin(), inputs.end()}));
+    const Dataset& data = split_ ? split_->fit : *context.calibration;
+    OF_ASSIGN(statistics_, collect_statistics(aligned, data, {inputs.begin(), inputs.end()}));
     return {};
   }
 
-  bool spread_by_error(const Graph& graph) const {
-    return budget(graph).has_value() && options_.text("spread") != "uniform";
-  }
+  bool spread_by_error(const Graph& graph) const { return budget(graph).has_value() && !uniform(); }
+
+  // Ranks that are filled up to equal ones cost what the highest does.
+  bool uniform() const { return options_.text("spread") == "uniform" || options_.flag("pad"); }
 
   // Bytes that the groups may have; nullopt: ranks are given.
   std::optional<std::int64_t> budget(const Graph& graph) const {
@@ -266,7 +269,7 @@ class TieLayers final : public Pass {
                                    loops_, strict, *bytes));
     }
     const Ranks uniform = uniform_corrections(curves_, *bytes);
-    if (options_.text("spread") == "uniform") return uniform;
+    if (!spread_by_error(aligned.graph())) return uniform;
     if (context.calibration == nullptr) return corrections_by_error(curves_, *bytes, 0.5);
     return measured_ranks(aligned, uniform, *bytes, context);
   }
@@ -293,7 +296,7 @@ class TieLayers final : public Pass {
     std::string chosen = "uniform", all;
     for (const double floor : {1.0, 0.75, 0.5}) {
       const Ranks ranks = floor == 1 ? uniform : corrections_by_error(curves_, bytes, floor);
-      OF_ASSIGN(const auto fits, fit(ranks, 0));  // alternations change all of them alike
+      OF_ASSIGN(const auto fits, fit(ranks, {how_.start, how_.factors, 0}));  // alternations change all of them alike
       OF_ASSIGN(const double damage, damage_of(aligned, fits));
       const std::string name = floor == 1 ? "uniform" : fmt::format("by error from {:g}", floor);
       all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage);
@@ -307,10 +310,6 @@ class TieLayers final : public Pass {
     return best;
   }
 
-  Result<std::vector<SharedFit>> fit(const Ranks& ranks, int rounds) const {
-    return fit(ranks, {how_.start, how_.factors, rounds});
-  }
-
   Result<std::vector<SharedFit>> fit(const Ranks& ranks, const TieOptions& how) const {
     return for_groups<SharedFit>(0, groups_.size(),
                                  [&](std::size_t i) { return fit_group(groups_[i], statistics_, how, ranks[i]); });
@@ -319,7 +318,7 @@ class TieLayers final : public Pass {
   // Least squares loses where errors add up over depth (few unique layers, no rank): with data, and no way named, the
   // first layers and the plain mean are tried too, and the one stays that harms the model least.
   Result<std::vector<SharedFit>> fit_best(const Model& aligned, const Ranks& ranks, PassContext& context) {
-    OF_ASSIGN(auto best, fit(ranks, how_.rounds));
+    OF_ASSIGN(auto best, fit(ranks, how_));
     if (!chosen_by_data(context)) return best;
     OF_ASSIGN(double least, damage_of(aligned, best));
     std::string all = fmt::format("least squares {:.4f}", least), chosen = "least squares";
@@ -349,7 +348,8 @@ class TieLayers final : public Pass {
   Status refit(const Model& aligned, const Ranks& ranks, std::vector<SharedFit>& fits, PassContext& context) const {
     const auto sweeps = static_cast<int>(options_.integer("sweeps"));
     if (!chosen_by_data(context) || sweeps == 0) return {};
-    OF_ASSIGN(const TiedRefit done, refit_tied(aligned, groups_, how_, ranks, *meter_, sweeps, fits));
+    OF_ASSIGN(const TiedRefit done,
+              refit_tied(aligned, groups_, how_, ranks, *context.calibration, *meter_, sweeps, fits));
     context.note("",
                  fmt::format("{} groups solved anew on what the tied model feeds them, {} sweeps: {} {:.4f} -> {:.4f}",
                              done.solved, done.sweeps, meter_->kind_name(), done.before, done.after));
@@ -390,6 +390,7 @@ class TieLayers final : public Pass {
   std::vector<TieGroup> groups_;
   InputStatistics statistics_;
   std::vector<CorrectionCurve> curves_;
+  std::optional<SampleSplit> split_;  // of the calibration data, where something is measured on it
   std::optional<DamageMeter> meter_;  // where something is measured on the data
 };
 

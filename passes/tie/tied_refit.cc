@@ -18,6 +18,7 @@ constexpr double kDampings[] = {1e-3, 1e-2, 0.1, 0.5, 2, 8};
 constexpr double kCautious = 1;
 constexpr double kWorthIt = 1e-3;  // least share of the held-out error that must go
 constexpr double kWorthASweep = 0.01;
+constexpr double kSure = 2;        // standard errors that a gain of the model must have
 constexpr double kNoError = 1e-6;  // groups that lose less are left alone
 
 // One layer of a group: what it should compute from what it is fed.
@@ -127,18 +128,29 @@ struct Site {
   std::set<std::string> fed, wanted;        // values of the tied model, of the original
 };
 
-// The tied model as it is: its damage, and what it feeds one site.
+// The tied model as it is.
 struct State {
   std::vector<SharedFit> fits;
   double damage = 0;
-  Recording values;
+  std::vector<double> by_batch;  // of what is judged on
 };
+
+// Less damage, by more than what the choice of samples does to such a difference (its standard error, in pairs).
+bool surely_better(const State& after, const State& before) {
+  if (!(after.damage < before.damage)) return false;
+  const std::size_t count = before.by_batch.size();
+  if (count < 4 || after.by_batch.size() != count) return true;  // too few to know how far they part
+  double mean = 0, squares = 0;
+  for (std::size_t i = 0; i < count; ++i) mean += (before.by_batch[i] - after.by_batch[i]) / static_cast<double>(count);
+  for (std::size_t i = 0; i < count; ++i) squares += std::pow(before.by_batch[i] - after.by_batch[i] - mean, 2);
+  return mean > kSure * std::sqrt(squares / static_cast<double>((count - 1) * count));
+}
 
 class Sweeper {
  public:
   Sweeper(const Model& aligned, const std::vector<TieGroup>& groups, const TieOptions& options,
-          const std::vector<std::int64_t>& ranks, const DamageMeter& meter)
-      : aligned_(aligned), groups_(groups), options_(options), ranks_(ranks), meter_(meter) {}
+          const std::vector<std::int64_t>& ranks, const Dataset& data, const DamageMeter& meter)
+      : aligned_(aligned), groups_(groups), options_(options), ranks_(ranks), data_(data), meter_(meter) {}
 
   Status prepare(const std::vector<SharedFit>& fits) {
     const BlockView view = find_blocks(aligned_.graph());
@@ -147,43 +159,33 @@ class Sweeper {
     for (const Block& block : view.blocks) {
       if (block.output != nullptr) stream.insert(block.output->name());
     }
-    OF_ASSIGN(stream_, record(aligned_, meter_.data(), {stream.begin(), stream.end()}));
-    for (const Feeds& feeds : meter_.data().batches) masks_.push_back(row_mask(aligned_, feeds));
+    OF_ASSIGN(stream_, record(aligned_, data_, {stream.begin(), stream.end()}));
+    for (const Feeds& feeds : data_.batches) masks_.push_back(row_mask(aligned_, feeds));
     return find_sites(fits);
   }
 
-  Result<State> evaluate(std::vector<SharedFit> fits, std::size_t next_site) const {
+  Result<State> judged(std::vector<SharedFit> fits) const {
     OF_ASSIGN(const auto model, tied(fits));
-    std::set<std::string> names;
-    if (next_site < sites_.size()) names = sites_[next_site].fed;
-    for (const std::string& output : meter_.output_names()) names.insert(output);
-    State state{std::move(fits), 0, {}};
-    OF_ASSIGN(state.values, record(*model, meter_.data(), {names.begin(), names.end()}));
-    OF_ASSIGN(const Damage damage, meter_.measure(state.values));
-    state.damage = damage.value;
-    return state;
+    OF_ASSIGN(const Recording outputs, record(*model, meter_.data(), meter_.output_names()));
+    OF_ASSIGN(const Damage damage, meter_.measure(outputs));
+    OF_ASSIGN(std::vector<double> by_batch, meter_.by_batch(outputs));
+    return State{std::move(fits), damage.value, std::move(by_batch)};
   }
 
-  // Returns how many groups have new numbers. REQUIRES a state evaluated for the first site; leaves one.
+  // Returns how many groups have new numbers.
   Result<std::size_t> sweep(State& state) const {
     std::size_t solved = 0;
-    for (std::size_t i = 0; i < sites_.size(); ++i) {
-      const std::size_t next = i + 1 < sites_.size() ? i + 1 : 0;
-      OF_ASSIGN(const auto members, members_of(sites_[i], state));
-      std::size_t better = 0;
+    for (const Site& site : sites_) {
+      OF_ASSIGN(const auto members, members_of(site, state.fits));
       for (const double least_damping : {0.0, kCautious}) {
         std::vector<SharedFit> tried = state.fits;
-        const std::size_t changed = refit_site(sites_[i], members, least_damping, tried);
+        const std::size_t changed = refit_site(site, members, least_damping, tried);
         if (changed == 0) break;
-        OF_ASSIGN(State after, evaluate(std::move(tried), next));
-        if (!(after.damage < state.damage)) continue;
+        OF_ASSIGN(State after, judged(std::move(tried)));
+        if (!surely_better(after, state)) continue;
         state = std::move(after);
-        better = changed;
+        solved += changed;
         break;
-      }
-      solved += better;
-      if (better == 0) {
-        OF_ASSIGN(state, evaluate(std::move(state.fits), next));
       }
     }
     return solved;
@@ -245,7 +247,7 @@ class Sweeper {
       if (std::find(known.begin(), known.end(), name) == known.end()) names.push_back(name);
     }
     if (!names.empty()) {
-      OF_ASSIGN(all, replay(aligned_, meter_.data(), stream_, names));
+      OF_ASSIGN(all, replay(aligned_, data_, stream_, names));
     }
     all.batches.resize(stream_.batches.size());
     for (std::size_t b = 0; b < stream_.batches.size(); ++b) {
@@ -256,9 +258,18 @@ class Sweeper {
     return all;
   }
 
+  // What the tied model feeds the site: nothing behind that runs.
+  Result<Recording> student_values_at(const Site& site, const std::vector<SharedFit>& fits) const {
+    OF_ASSIGN(const auto model, tied(fits));
+    const std::vector<std::string> names(site.fed.begin(), site.fed.end());
+    OF_ASSIGN(const auto part, model_part(*model, {}, names));
+    return record(*part, data_, names);
+  }
+
   // By group of the site; none where rows do not correspond or are too few.
-  Result<std::vector<std::vector<Member>>> members_of(const Site& site, const State& state) const {
+  Result<std::vector<std::vector<Member>>> members_of(const Site& site, const std::vector<SharedFit>& fits) const {
     OF_ASSIGN(const Recording teacher, teacher_values(site.wanted));
+    OF_ASSIGN(const Recording student, student_values_at(site, fits));
     std::vector<std::vector<Member>> all;
     std::map<std::pair<std::string, bool>, RefitInputs> inputs;
     for (std::size_t i = site.begin; i < site.end; ++i) {
@@ -268,13 +279,13 @@ class Sweeper {
         const bool bias = jobs[l].linear.bias != nullptr;
         OF_ASSIGN(std::vector<double> old_bias, bias_vector(groups_[i].linears[l]));
         Member member{bias, std::move(old_bias), {}, {}};
-        member.prior = stacked_of(state.fits[i], member, l);
+        member.prior = stacked_of(fits[i], member, l);
         RefitInputs& fed = inputs[{jobs[l].linear.input->name(), bias}];
-        const bool masked = rows_maskable(jobs[l], state.values.batches.at(0), teacher.batches.at(0));
+        const bool masked = rows_maskable(jobs[l], student.batches.at(0), teacher.batches.at(0));
         if (fed.value.empty() || fed.masked != masked) {
-          OF_ASSIGN(fed, refit_inputs(jobs[l], state.values, meter_.data(), masks_, masked));
+          OF_ASSIGN(fed, refit_inputs(jobs[l], student, data_, masks_, masked));
         }
-        OF_ASSIGN(auto rows, left_over(jobs[l], fed, member.prior, state.values, teacher, masks_));
+        OF_ASSIGN(auto rows, left_over(jobs[l], fed, member.prior, student, teacher, masks_));
         if (!rows || rows->moments.check.rows == 0 || rows->moments.fit.rows < jobs[l].linear.in) break;
         member.rows = std::move(rows->moments);
         members.push_back(std::move(member));
@@ -308,6 +319,7 @@ class Sweeper {
   const std::vector<TieGroup>& groups_;
   const TieOptions& options_;
   const std::vector<std::int64_t>& ranks_;
+  const Dataset& data_;
   const DamageMeter& meter_;
   RefitTargets targets_;
   std::unique_ptr<Model> student_;  // whose nodes the jobs name
@@ -319,11 +331,11 @@ class Sweeper {
 }  // namespace
 
 Result<TiedRefit> refit_tied(const Model& aligned, const std::vector<TieGroup>& groups, const TieOptions& options,
-                             const std::vector<std::int64_t>& ranks, const DamageMeter& meter, int sweeps,
-                             std::vector<SharedFit>& fits) {
-  Sweeper sweeper(aligned, groups, options, ranks, meter);
+                             const std::vector<std::int64_t>& ranks, const Dataset& data, const DamageMeter& meter,
+                             int sweeps, std::vector<SharedFit>& fits) {
+  Sweeper sweeper(aligned, groups, options, ranks, data, meter);
   OF_TRY(sweeper.prepare(fits));
-  OF_ASSIGN(State state, sweeper.evaluate(fits, 0));
+  OF_ASSIGN(State state, sweeper.judged(fits));
   TiedRefit result{0, 0, state.damage, state.damage};
   for (int sweep = 0; sweep < sweeps; ++sweep) {
     OF_ASSIGN(const std::size_t solved, sweeper.sweep(state));

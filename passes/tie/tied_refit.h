@@ -4,8 +4,8 @@
 // groups in front got wrong is still in the stream. So, front to back: the tied model runs, and the shared weight, the
 // corrections and biases of one group are solved for what the original computes there; writers to the stream aim at the
 // original's stream, and so make up for what is missing before them (student inputs, teacher targets: stream_refit.h).
-// A group keeps its old numbers unless the new ones do better on rows held out, and a sweep unless the whole model
-// does.
+// A group keeps its old numbers unless the new ones do better on rows held out and the whole model does on what it is
+// judged by.
 #pragma once
 
 #include <string>
@@ -23,9 +23,10 @@ struct TiedRefit {
 };
 
 // `aligned` holds the groups' Linears, not tied yet, and computes what the original does. Changes `fits` (one a group,
-// of these ranks). Groups that lose nothing stay. Errors: the executor's and solver's.
+// of these ranks). Groups that lose nothing stay. `data`: rows to fit, and rows held out of it (refit.h); `meter`
+// judges the model, best on samples of which no row is fitted (sample_split.h). Errors: the executor's and solver's.
 Result<TiedRefit> refit_tied(const Model& aligned, const std::vector<TieGroup>& groups, const TieOptions& options,
-                             const std::vector<std::int64_t>& ranks, const DamageMeter& meter, int sweeps,
-                             std::vector<SharedFit>& fits);
+                             const std::vector<std::int64_t>& ranks, const Dataset& data, const DamageMeter& meter,
+                             int sweeps, std::vector<SharedFit>& fits);
 
 }  // namespace onnxfold

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "analysis/algebra/matrix.h"
+#include "analysis/depth/part_table.h"
 #include "passes/tie/layer_alignment.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
@@ -63,25 +64,27 @@ void set(Graph& graph, const std::string& name, const std::vector<double>& value
   graph.replace_all_uses(*old, *graph.add_initializer("moved", std::move(made)));
 }
 
-// Weights of block 0 with heads (of 2 columns) in the order `of`, as weights of block 1.
-void move_columns(Graph& graph, const std::string& name, const std::vector<int>& of) {
+// Weights of block 0 with heads (of 2 columns) in the order `of`, as weights of block `to`.
+void move_columns(Graph& graph, const std::string& name, const std::vector<int>& of, const std::string& to = "1",
+                  double scale = 1) {
   const std::vector<double> old = numbers(graph, name + "0");
   const std::size_t cols = 2 * of.size();
   std::vector<double> moved(old.size());
   for (std::size_t i = 0; i < old.size(); ++i) {
     const std::size_t row = i / cols, col = i % cols;
-    moved[i] = old[row * cols + 2 * static_cast<std::size_t>(of[col / 2]) + col % 2];
+    moved[i] = scale * old[row * cols + 2 * static_cast<std::size_t>(of[col / 2]) + col % 2];
   }
-  set(graph, name + "1", moved);
+  set(graph, name + to, moved);
 }
-void move_rows(Graph& graph, const std::string& name, const std::vector<int>& of) {
+void move_rows(Graph& graph, const std::string& name, const std::vector<int>& of, const std::string& to = "1",
+               double scale = 1) {
   const std::vector<double> old = numbers(graph, name + "0");
   std::vector<double> moved(old.size());
   for (std::size_t i = 0; i < old.size(); ++i) {
     const std::size_t row = i / 8, col = i % 8;
-    moved[i] = old[(2 * static_cast<std::size_t>(of[row / 2]) + row % 2) * 8 + col];
+    moved[i] = scale * old[(2 * static_cast<std::size_t>(of[row / 2]) + row % 2) * 8 + col];
   }
-  set(graph, name + "1", moved);
+  set(graph, name + to, moved);
 }
 
 // Block 1 is block 0 with its heads in another order: `queries` of 4, `groups` those of keys and values.
@@ -160,6 +163,31 @@ TEST(HeadOrder, TiedAfterAlignmentNothingIsLost) {
     ASSERT_TRUE(test::run_pass("tie-layers", *tied, {{"rank", "0"}, {"align", align}}));
     EXPECT_EQ(test::difference(*original, *tied, Precision::kFloat64, 1e-12).empty(), lossless) << align;
   }
+}
+
+// Matrices that analyze --linearity gives to fit-linear-depth, and those that the pass takes.
+std::pair<std::size_t, std::size_t> offered_and_taken(const Model& model) {
+  const auto table = linearity_table(model, **with_aligned_layers(model, "all"));
+  std::size_t offered = 0, taken = 0;
+  for (const PartRow& row : table->rows) offered += row.use.find("fit-linear-depth") != std::string::npos ? 1 : 0;
+  std::vector<Remark> remarks;
+  EXPECT_TRUE(test::run_pass("fit-linear-depth", *model.clone(), {}, &remarks));
+  for (const Remark& remark : remarks) taken += remark.kind == Remark::Kind::kApplied ? 1 : 0;
+  return {offered, taken};
+}
+
+// Layers on a line over depth, then their heads in other orders: query, key, value and output are found.
+TEST(HeadOrder, AnalyzeFindsLinesBehindPermutedHeadsAsThePassDoes) {
+  const auto model = blocks(4, 4);
+  Graph& graph = model->graph();
+  const std::vector<std::vector<int>> orders = {{2, 0, 3, 1}, {1, 3, 0, 2}, {3, 2, 1, 0}};
+  for (std::size_t l = 1; l < 4; ++l) {
+    const double scale = 1 + 0.2 * static_cast<double>(l);
+    for (const char* name : {"wq", "wk", "wv"}) move_columns(graph, name, orders[l - 1], std::to_string(l), scale);
+    move_rows(graph, "wo", orders[l - 1], std::to_string(l), scale);
+  }
+  EXPECT_EQ(offered_and_taken(*model), std::make_pair(std::size_t{4}, std::size_t{4}));
+  EXPECT_EQ(offered_and_taken(*blocks(6, 4)), std::make_pair(std::size_t{0}, std::size_t{0}));
 }
 
 TEST(HeadOrder, SharedConstantsStay) {

@@ -78,15 +78,36 @@ class Repair {
       OF_ASSIGN(maps_.emplace_back(), correspond(parent->graph(), merged_.graph()));
     }
     for (const Stage& stage : stages_) {
-      for (const std::string& name : stage.products) {
-        for (const Correspondence& map : maps_) {
-          const auto join = joins_.find(name);
-          const std::string& target = join == joins_.end() ? name : join->second.sum;
-          const auto found = map.first_of.find(merged_.graph().find(target));
-          if (found == map.first_of.end()) return fail(Code::kInternal, "repair: value '" + name + "' has no partner");
-          names_[name].push_back(found->second->name());
-        }
-      }
+      for (const std::string& name : stage.products) OF_TRY(find_names(name));
+    }
+    return {};
+  }
+
+  // Where every parent has what the Linear that makes `name` aims at.
+  Status find_names(const std::string& name) {
+    const auto join = joins_.find(name);
+    const std::string& target = join == joins_.end() ? name : join->second.sum;
+    names_[name].clear();
+    for (const Correspondence& map : maps_) {
+      const auto found = map.first_of.find(merged_.graph().find(target));
+      if (found == map.first_of.end()) return fail(Code::kInternal, "repair: value '" + name + "' has no partner");
+      names_[name].push_back(found->second->name());
+    }
+    return {};
+  }
+
+  // Open dimensions look alike whatever they are: a sum with something that is spread over batches or positions is no
+  // stream. Such Linears aim at their own results.
+  Status drop_spread_joins(const Stage& stage, const Taps& taps) {
+    const Dims& rows = taps.at(stage.input).array.dims();
+    for (const std::string& name : stage.products) {
+      const auto join = joins_.find(name);
+      if (join == joins_.end()) continue;
+      const Dims& other = taps.at(join->second.other).array.dims();
+      if (other.size() == rows.size() && std::equal(other.begin(), other.end() - 1, rows.begin())) continue;
+      ending_at_.erase(join->second.sum);
+      joins_.erase(join);
+      OF_TRY(find_names(name));
     }
     return {};
   }
@@ -125,12 +146,13 @@ class Repair {
   RowMask mask_of(std::size_t batch) const { return row_mask(merged_, data_.batches[batch]); }
 
   Result<int> fit(const Stage& stage) {
-    OF_ASSIGN(const Targets targets, targets_of(stage));
     std::vector<std::string> values = {stage.input};
     for (const std::string& name : stage.products) {
       if (const auto join = joins_.find(name); join != joins_.end()) values.push_back(join->second.other);
     }
     OF_ASSIGN(const std::vector<Taps>* const batches, student_.at(values));
+    if (!batches->empty()) OF_TRY(drop_spread_joins(stage, batches->front()));
+    OF_ASSIGN(const Targets targets, targets_of(stage));
     std::array<Matrix, 2> gram;  // of the even and the odd batches
     std::map<std::string, std::array<Matrix, 2>> crosses;
     for (std::size_t batch = 0; batch < batches->size(); ++batch) {
@@ -154,7 +176,8 @@ class Repair {
     for (const std::string& name : stage.products) {
       const auto linear = linear_making(merged_.graph().find(name));
       if (!linear) continue;
-      OF_TRY(solve(*linear, gram, crosses.at(name)));
+      const Status solved = solve(*linear, gram, crosses.at(name));
+      if (!solved) return fail(solved.error().in(linear->product->label()));
       ++fitted;
     }
     return fitted;

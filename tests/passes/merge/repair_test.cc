@@ -82,6 +82,32 @@ TEST(ReadPosition, NoneWhereSeveralAreRead) {
             std::nullopt);
 }
 
+// Open dimensions hide that positions [1, 6, 5] are spread over a batch of 8.
+TEST(RepairRidge, ASumWithWhatIsSpreadIsNoStream) {
+  const auto parent = test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[8, 6, 4] x, int64[3] to_x, int64[3] to_p) => (float[A, B, 3] y)
+    <float[4, 5] w1 = {}, float[6, 4] table = {}, float[4, 5] v = {}, float[5, 3] w2 = {}, float[?, ?, 5] h, float[?, ?, 5] t, float[?, ?, 5] s> {
+  a = Reshape(x, to_x) h = MatMul(a, w1) q = Reshape(table, to_p) p = MatMul(q, v) t = Tanh(p) s = Add(h, t) r = Relu(s)
+  y = MatMul(r, w2)
+})");
+  Dataset data = *generate_dataset(*test::model_from_text(R"(<ir_version: 8, opset_import: ["" : 17]>
+g (float[8, 6, 4] x) => (float[8, 6, 4] y) { y = Relu(x) })"),
+                                   3);
+  for (Feeds& feeds : data.batches) {
+    feeds["to_x"] = Datum(*to_array(Tensor::of<std::int64_t>({3}, {8, 6, 4}), Precision::kFloat32));
+    feeds["to_p"] = Datum(*to_array(Tensor::of<std::int64_t>({3}, {1, 6, 4}), Precision::kFloat32));
+  }
+  const auto merged = parent->clone();
+  RepairOptions options;
+  options.damping = 0.001;
+  options.weights = {1};
+  options.stream = true;
+  const auto fitted = repair_ridge(*merged, {parent.get()}, data, options);
+  ASSERT_TRUE(fitted.has_value()) << fitted.error().message;
+  EXPECT_EQ(*fitted, 3);
+  EXPECT_LT(test::largest_difference(*parent, *merged), 1e-3);
+}
+
 TEST(RepairRidge, FocusBringsTheReadPositionCloser) {
   const auto one = reader("y = Gather <axis = 1> (s, first)"), two = one->clone(), start = one->clone();
   std::uint32_t seed = 4;

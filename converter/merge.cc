@@ -8,12 +8,14 @@
 #include <filesystem>
 
 #include "analysis/compare/ensemble.h"
+#include "analysis/structure/attention.h"
 #include "analysis/structure/correspondence.h"
 #include "converter/compress.h"
 #include "converter/finite.h"
 #include "converter/match_parents.h"
 #include "converter/merge_trials.h"
 #include "converter/model_files.h"
+#include "formats/onnx/schema.h"
 #include "passes/merge/controls.h"
 #include "passes/merge/kinship.h"
 #include "passes/merge/method.h"
@@ -230,9 +232,11 @@ class Job {
       return {};
     }
     WholeMergeInput input;
+    const bool hidden = holds_hidden_heads(*parents_.back());
+    if (hidden) note("attention that holds weights of its own was written with standard operators, to move its heads");
     for (const auto& parent : parents_) {
       input.parents.push_back(parent->clone());
-      OF_TRY(prepare(*input.parents.back()));
+      OF_TRY(prepare(*input.parents.back(), hidden));
     }
     input.weights = weights_;
     input.calibration = calibration_ ? &*calibration_ : nullptr;
@@ -256,11 +260,21 @@ class Job {
     return true;
   }
 
+  // Weights inside of a fused operator: its heads are no columns of a Linear.
+  static bool holds_hidden_heads(Model& model) {
+    if (!infer_shapes(model)) return false;
+    const std::vector<Attention> attentions = find_attentions(model.graph());
+    return std::any_of(attentions.begin(), attentions.end(), [](const Attention& attention) {
+      return attention.packed_weight != nullptr || attention.packed_bias != nullptr;
+    });
+  }
+
   // Constants as initializers, shared by name only where the weights are tied; gains of norms in the Linears after
   // them.
-  Status prepare(Model& model) const {
+  Status prepare(Model& model, bool hidden) const {
     Recipe recipe;
     for (const char* pass : {"lift-constants", "remove-identity"}) recipe.steps.push_back({pass, {}, {}});
+    if (hidden) recipe.steps.push_back({"expand-attention", {{"only-contrib", "true"}}, {}});
     if (method_->folds_norms) recipe.steps.push_back({"fold-norm-affine", {}, {}});
     const auto ran = run_pipeline(model, recipe);
     return ran ? Status() : fail(ran.error());

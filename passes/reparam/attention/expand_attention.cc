@@ -32,11 +32,18 @@ std::vector<std::int64_t> packed_sizes(const Node& node) {
   return all > 0 && all % 3 == 0 ? std::vector<std::int64_t>(3, all / 3) : std::vector<std::int64_t>();
 }
 
+// Sums of the rows of a matrix, one for each.
+bool sums_rows(const Node& node) {
+  return node.is("ReduceSum") && node.attr_int("keepdims", 1) == 0 && node.input(0) != nullptr &&
+         node.input(0)->rank() == 2;
+}
+
 // Of a mask of one axis: is it as long as the batch, so that it counts valid keys? Of twice the length it names the
 // last and the first ones.
 bool counts_keys(const Value& mask, const Value& query) {
   const Node* maker = mask.producer();
-  if (maker != nullptr && maker->is("EmbedLayerNormalization", kMicrosoft)) return true;
+  while (maker != nullptr && (maker->is("Cast") || maker->is("Identity"))) maker = maker->input(0)->producer();
+  if (maker != nullptr && (maker->is("EmbedLayerNormalization", kMicrosoft) || sums_rows(*maker))) return true;
   const auto &given = mask.type().shape, &asked = query.type().shape;
   if (!given || !asked || asked->empty()) return false;
   const Dim &length = (*given)[0], &batch = (*asked)[0];

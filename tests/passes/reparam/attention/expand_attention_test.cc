@@ -176,6 +176,11 @@ TEST(ExpandAttention, PaddingThatCountsKeysOrTellsQueriesApart) {
                    "MatMul Add " + kSplit + range + end);
   expect_operators(pass, packed("y = " + kPacked + ">(x, w, b, m)", "double[B, 3, 8] x, int32[B, 3, 3] m"),
                    "MatMul Add " + kSplit + "Cast Unsqueeze Where " + end);
+  expect_operators(
+      pass,
+      packed("at = Constant<value_ints = [1]>() c = ReduceSum<keepdims = 0>(m, at) y = " + kPacked + ">(x, w, b, c)",
+             "double[B, 3, 8] x, int32[B, 3] m"),
+      "Constant ReduceSum MatMul Add " + kSplit + range + end);
   expect_unchanged(pass, packed("y, n = " + kPacked + ">(x, w, b, m, past)",
                                 "double[2, 3, 8] x, int32[2] m, double[2, 2, 4, 5, 4] past",
                                 "double[2, 3, 16] y, double[2, 2, 4, 8, 4] n"));

@@ -99,12 +99,11 @@ class Job {
 
   Status choose_method() {
     const bool data = !options_.data.empty() || !options_.calibration.empty();
-    const bool plain = std::all_of(options_.patterns.begin(), options_.patterns.end(),
-                                   [](const MergePattern& pattern) { return pattern.options.empty(); });
-    automatic_ = options_.method.empty() && !options_.base.empty() && options_.options.empty() && plain;
-    const std::string fallback = automatic_ ? merge_trials().front().method : data ? "align" : "average";
+    const bool based = options_.method.empty() && !options_.base.empty() && options_.options.empty();
+    automatic_ = based && options_.patterns.empty();
+    const std::string fallback = based ? first_trial().method : data ? "align" : "average";
     const std::string name = options_.method.empty() ? fallback : options_.method;
-    given_ = automatic_ ? merge_trials().front().options : options_.options;
+    given_ = based ? first_trial().options : options_.options;
     method_ = find_merge_method(name);
     if (method_ == nullptr) {
       return fail(Code::kInvalidArgument, fmt::format("there is no method '{}'; methods: {}", name, method_names()));
@@ -157,7 +156,8 @@ class Job {
     return describe_kinship();
   }
 
-  // Weights say whether the models have a common base, and whether the base that was named is theirs.
+  // Weights say whether the models have a common base, and whether the base
+  // that was named is theirs.
   Status describe_kinship() {
     int tuned = 0, strangers = 0;
     double cosine = 1;
@@ -170,19 +170,23 @@ class Job {
     }
     if (based && strangers > 0) {
       note(
-          fmt::format("the weights of {} of the models have nothing in common with those of the base (median cosine "
+          fmt::format("the weights of {} of the models have nothing in common "
+                      "with those of the base (median cosine "
                       "{:.2f}): is it what they were tuned from?",
                       strangers, cosine));
     }
     if (!based && tuned + 1 == static_cast<int>(parents_.size())) {
       note(
-          fmt::format("the models look like fine-tunes of one base (median cosine of their weights {:.3f}): with "
-                      "--base BASE.onnx, methods on differences to it (ties, task-arithmetic) are likely better",
+          fmt::format("the models look like fine-tunes of one base (median "
+                      "cosine of their weights {:.3f}): with "
+                      "--base BASE.onnx, methods on differences to it (ties, "
+                      "task-arithmetic) are likely better",
                       cosine));
     }
     if (!based && strangers > 0 && method_->combine != nullptr) {
       note(
-          fmt::format("the weights of the models have nothing in common (median cosine {:.2f}): they have to be "
+          fmt::format("the weights of the models have nothing in common "
+                      "(median cosine {:.2f}): they have to be "
                       "brought into one basis first (--method align)",
                       cosine));
     }
@@ -202,10 +206,13 @@ class Job {
     if (options_.calibration.empty() && automatic_) {
       if (!calibration_->targets.empty())
         note(
-            "the method was chosen by the labels of --data, which flatters its scores; give labelled --calibration to "
+            "the method was chosen by the labels of --data, which flatters "
+            "its scores; give labelled --calibration to "
             "keep them apart");
     } else if (options_.calibration.empty()) {
-      note("calibrated on the inputs of --data (no labels used); give --calibration to keep them apart");
+      note(
+          "calibrated on the inputs of --data (no labels used); give "
+          "--calibration to keep them apart");
     }
     return {};
   }
@@ -231,25 +238,33 @@ class Job {
       merged_ = parents_.back()->clone();
       return {};
     }
-    WholeMergeInput input;
-    const bool hidden = holds_hidden_heads(*parents_.back());
-    if (hidden) note("attention that holds weights of its own was written with standard operators, to move its heads");
-    for (const auto& parent : parents_) {
-      input.parents.push_back(parent->clone());
-      OF_TRY(prepare(*input.parents.back(), hidden));
-    }
-    input.weights = weights_;
-    input.calibration = calibration_ ? &*calibration_ : nullptr;
-    input.seed = options_.seed;
-    auto made = method_->whole(std::move(input), *method_options_);
-    if (!made) return fail(made.error().in(method_->name));
-    whole_ = std::move(*made);
+    OF_ASSIGN(whole_, merged_whole(calibration_ ? &*calibration_ : nullptr));
     merged_ = std::move(whole_.merged);
     for (std::string& text : whole_.notes) note(std::move(text));
     for (const MergeLayer& layer : whole_.layers) {
       report_.merge->layers.push_back({layer.name, layer.kind, layer.before, layer.after, layer.cost, layer.sharpness});
     }
     return {};
+  }
+
+  Result<WholeMerge> merged_whole(const Dataset* calibration) {
+    WholeMergeInput input;
+    const bool hidden = holds_hidden_heads(*parents_.back());
+    for (const auto& parent : parents_) {
+      input.parents.push_back(parent->clone());
+      OF_TRY(prepare(*input.parents.back(), hidden));
+    }
+    input.weights = weights_;
+    input.calibration = calibration;
+    input.seed = options_.seed;
+    auto made = method_->whole(std::move(input), *method_options_);
+    if (!made) return fail(made.error().in(method_->name));
+    if (hidden) {
+      made->notes.emplace_back(
+          "attention that holds weights of its own was written with standard "
+          "operators, to move its heads");
+    }
+    return std::move(*made);
   }
 
   Result<bool> parents_are_equal() const {
@@ -269,8 +284,8 @@ class Job {
     });
   }
 
-  // Constants as initializers, shared by name only where the weights are tied; gains of norms in the Linears after
-  // them.
+  // Constants as initializers, shared by name only where the weights are tied;
+  // gains of norms in the Linears after them.
   Status prepare(Model& model, bool hidden) const {
     Recipe recipe;
     for (const char* pass : {"lift-constants", "remove-identity"}) recipe.steps.push_back({pass, {}, {}});
@@ -287,13 +302,15 @@ class Job {
   }
   Status choose_trial_method() {
     progress("choosing a method");
-    const auto make = [this](const MergeTrial& trial) -> Result<std::unique_ptr<Model>> {
+    const auto make = [this](const MergeTrial& trial, const Dataset* fitted) -> Result<std::unique_ptr<Model>> {
       OF_TRY(take_trial(trial));
-      return merged_plainly();
+      if (method_->combine != nullptr) return merged_plainly();
+      OF_ASSIGN(WholeMerge whole, merged_whole(fitted));
+      return std::move(whole.merged);
     };
     OF_ASSIGN(TrialChoice choice, choose_trial(parents(), calibration_ ? &*calibration_ : nullptr, make));
     note(std::move(choice.note));
-    return take_trial(merge_trials()[choice.trial]);
+    return take_trial(choice.trial);
   }
 
   Result<std::unique_ptr<Model>> merged_plainly() const {
@@ -399,7 +416,8 @@ class Job {
       better.push_back(fmt::format("the better parent (model {})", best + 1));
     }
     facts.worse = !better.empty();
-    facts.verdict = better.empty() ? "the merged model is as good as its better parent and the controls, or better"
+    facts.verdict = better.empty() ? "the merged model is as good as its better parent "
+                                     "and the controls, or better"
                                    : fmt::format("the merged model is WORSE than {}", fmt::join(better, " and "));
     if (scored.task.empty()) facts.verdict += " (by KL to the ensemble: the data has no labels)";
   }

@@ -10,6 +10,7 @@
 namespace onnxfold {
 namespace {
 
+// In the order of preference: of equals the earlier one is taken.
 const std::vector<MergeTrial> kTrials = {
     {"ties", {{"density", "0.8"}}},
     {"ties", {{"density", "0.5"}}},
@@ -19,16 +20,103 @@ const std::vector<MergeTrial> kTrials = {
     {"task-arithmetic", {{"lambda", "1"}}},
     {"average", {}},
 };
+// Fitted to half of the data, without what takes long.
+const MergeTrial kQuickAlign = {"align", {{"augment", "none"}, {"focus", "1"}, {"together", "no"}}};
+const MergeTrial kAlign = {"align", {}};
 
-// Larger is better.
-double goodness(const EnsembleScore& score, const std::string& task) {
-  if (!score.finite || !score.task) return -std::numeric_limits<double>::infinity();
-  return task == "accuracy" ? *score.task : -*score.task;
-}
+struct Scored {
+  double good = -std::numeric_limits<double>::infinity();  // larger is better
+  std::string shown;
+};
 
 std::string shown(double value, const std::string& task) {
   return task == "accuracy" ? fmt::format("{:.2f} %", 100 * value) : fmt::format("{:.4g}", value);
 }
+
+Result<Scored> score(const std::vector<const Model*>& parents, const Model& model, const Dataset& data) {
+  OF_ASSIGN(const EnsembleReport report, score_against_ensemble(parents, {&model}, data));
+  const EnsembleScore& found = report.models.front();
+  if (!found.finite || !found.task) return Scored{{}, "not finite"};
+  return Scored{report.task == "accuracy" ? *found.task : -*found.task, shown(*found.task, report.task)};
+}
+
+// Every second batch from `which` on, with the rows of the labels that belong
+// to it.
+Result<Dataset> half_of(const Dataset& data, std::size_t which) {
+  Dataset half{{}, {}, {}, data.origin};
+  std::vector<std::pair<std::int64_t, std::int64_t>> rows;  // first and count
+  std::int64_t samples = 0;
+  for (std::size_t i = 0; i < data.batches.size(); ++i) {
+    if (i % 2 == which) {
+      half.batches.push_back(data.batches[i]);
+      half.batch_sizes.push_back(data.batch_sizes[i]);
+      rows.emplace_back(samples, data.batch_sizes[i]);
+    }
+    samples += data.batch_sizes[i];
+  }
+  for (const auto& [name, tensor] : data.targets) {
+    if (tensor.rank() == 0 || tensor.dims()[0] != samples || samples == 0) continue;
+    OF_ASSIGN(const Bytes bytes, tensor.bytes());
+    const std::size_t row = bytes.span().size() / static_cast<std::size_t>(samples);
+    Buffer kept;
+    Dims dims = tensor.dims();
+    dims[0] = 0;
+    for (const auto& part : rows) {
+      const auto begin =
+          bytes.span().subspan(static_cast<std::size_t>(part.first) * row, static_cast<std::size_t>(part.second) * row);
+      kept.insert(kept.end(), begin.begin(), begin.end());
+      dims[0] += part.second;
+    }
+    half.targets.emplace(name, Tensor::owned(tensor.dtype(), dims, std::move(kept)));
+  }
+  return half;
+}
+
+class Trials {
+ public:
+  Trials(const std::vector<const Model*>& parents, const Dataset& data, const MakeTrial& make)
+      : parents_(parents), data_(data), make_(make) {}
+
+  Result<TrialChoice> run() {
+    OF_TRY(try_differences());
+    if (data_.batches.size() > 1) OF_TRY(try_align());
+    return TrialChoice{best_, fmt::format("no method was named: {} is best of what "
+                                          "was tried, by the labels of {}: {}",
+                                          best_.text(), data_.origin, tried_)};
+  }
+
+ private:
+  Status try_differences() {
+    Scored best;
+    for (const MergeTrial& trial : kTrials) {
+      OF_ASSIGN(const std::unique_ptr<Model> model, make_(trial, nullptr));
+      OF_ASSIGN(const Scored scored, score(parents_, *model, data_));
+      tried_ += fmt::format("{}{} {}", tried_.empty() ? "" : ", ", trial.text(), scored.shown);
+      if (&trial != &kTrials.front() && !(scored.good > best.good)) continue;
+      best = scored;
+      best_ = trial;
+    }
+    return {};
+  }
+  Status try_align() {
+    OF_ASSIGN(const Dataset fitted, half_of(data_, 0));
+    OF_ASSIGN(const Dataset judged, half_of(data_, 1));
+    OF_ASSIGN(const std::unique_ptr<Model> aligned, make_(kQuickAlign, &fitted));
+    OF_ASSIGN(const Scored one, score(parents_, *aligned, judged));
+    OF_ASSIGN(const std::unique_ptr<Model> other, make_(best_, nullptr));
+    OF_ASSIGN(const Scored two, score(parents_, *other, judged));
+    tried_ +=
+        fmt::format("; on the half that no repair is fitted to: align {}, {} {}", one.shown, best_.text(), two.shown);
+    if (one.good > two.good) best_ = kAlign;
+    return {};
+  }
+
+  const std::vector<const Model*>& parents_;
+  const Dataset& data_;
+  const MakeTrial& make_;
+  MergeTrial best_;
+  std::string tried_;
+};
 
 }  // namespace
 
@@ -42,37 +130,22 @@ std::string MergeTrial::text() const {
   return result;
 }
 
-std::span<const MergeTrial> merge_trials() { return kTrials; }
+const MergeTrial& first_trial() { return kTrials.front(); }
 
 Result<TrialChoice> choose_trial(const std::vector<const Model*>& parents, const Dataset* data, const MakeTrial& make) {
-  TrialChoice choice;
-  const std::string first = kTrials.front().text();
+  const std::string first = first_trial().text();
   if (data == nullptr) {
-    choice.note = fmt::format("no method was named: {}; with labelled data (--calibration) others are tried", first);
-    return choice;
+    return TrialChoice{first_trial(), fmt::format("no method was named: {}; with labelled "
+                                                  "data (--calibration) others "
+                                                  "are tried",
+                                                  first)};
   }
   if (TaskMeter(*parents.front(), *data).none()) {
-    choice.note = fmt::format(
-        "no method was named: {}; without labels it cannot be told what is better (KL to the ensemble does not tell)",
-        first);
-    return choice;
+    return TrialChoice{first_trial(), fmt::format("no method was named: {}; without labels it cannot be told what is "
+                                                  "better (KL to the ensemble does not tell)",
+                                                  first)};
   }
-  std::string tried, task;
-  double best = -std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < kTrials.size(); ++i) {
-    OF_ASSIGN(const std::unique_ptr<Model> model, make(kTrials[i]));
-    OF_ASSIGN(const EnsembleReport scored, score_against_ensemble(parents, {model.get()}, *data));
-    task = scored.task;
-    const EnsembleScore& score = scored.models.front();
-    const double good = goodness(score, task);
-    tried += fmt::format("{}{} {}", tried.empty() ? "" : ", ", kTrials[i].text(), shown(score.task.value_or(0), task));
-    if (i > 0 && !(good > best)) continue;
-    best = good;
-    choice.trial = i;
-  }
-  choice.note = fmt::format("no method was named: {} is best of what was tried, by {} on {}: {}",
-                            kTrials[choice.trial].text(), task, data->origin, tried);
-  return choice;
+  return Trials(parents, *data, make).run();
 }
 
 }  // namespace onnxfold

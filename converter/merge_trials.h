@@ -1,8 +1,14 @@
-// Fine-tunes of one base, and no method named: which methods on differences to the base are tried, and which is taken.
+// Fine-tunes of one base, and no method named: which methods on differences to
+// the base are tried, and which is taken.
 //
-// Labels decide. Without them nothing told the better method on pairs of tuned vision transformers: KL to the
-// parents' ensemble, entropy, and KL to the more certain parent chose settings 6 to 27 points worse than the best, while
-// the first trial was at most two points behind the best method on differences (docs/merge.md): it is taken as it is.
+// Labels decide: among methods on differences by all of them; then between the
+// best of these and `align` with its repair, which is fitted to one half of the
+// batches, by those of the other half (where parents know different classes,
+// the ensemble is by far the best teacher). Without labels nothing told the
+// better method on pairs of tuned vision transformers: KL to the parents'
+// ensemble, entropy, and KL to the more certain parent chose settings 6 to 27
+// points worse than the best, while the first trial was at most two points
+// behind the best method on differences (docs/merge.md): it is taken as it is.
 #pragma once
 
 #include <functional>
@@ -24,17 +30,19 @@ struct MergeTrial {
   std::string text() const;  // as --method takes it
 };
 
-// In the order of preference: of equals the earlier one is taken.
-std::span<const MergeTrial> merge_trials();
+// The one that is taken where nothing can be told.
+const MergeTrial& first_trial();
 
 struct TrialChoice {
-  std::size_t trial = 0;  // of merge_trials()
-  std::string note;       // what was tried and how it did, or why nothing was
+  MergeTrial trial;
+  std::string note;  // what was tried and how it did, or why nothing was
 };
 
-using MakeTrial = std::function<Result<std::unique_ptr<Model>>(const MergeTrial&)>;
+// `fitted`: data for methods that are fitted to some, null for others.
+using MakeTrial = std::function<Result<std::unique_ptr<Model>>(const MergeTrial&, const Dataset* fitted)>;
 
-// `data` is null when there is none; labels in it count. Errors: those of `make` and of running.
+// `data` is null when there is none; labels in it count. Errors: those of
+// `make` and of running.
 Result<TrialChoice> choose_trial(const std::vector<const Model*>& parents, const Dataset* data, const MakeTrial& make);
 
 }  // namespace onnxfold

@@ -16,8 +16,9 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::string model_text(const std::string& first, const std::string& second, const std::string& activation = "Relu") {
-  return "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2] x) => (float[N, 2] y) <float[2, 3] w1 = {" + first +
-         "}, float[3] b1 = {1, 2, 3}, float[3, 2] w2 = {" + second +
+  return "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2] x) => "
+         "(float[N, 2] y) <float[2, 3] w1 = {" +
+         first + "}, float[3] b1 = {1, 2, 3}, float[3, 2] w2 = {" + second +
          "}> { h = MatMul(x, w1) a = Add(h, b1) r = " + activation + "(a) y = MatMul(r, w2) }";
 }
 const std::string kA = model_text("1, 2, 3, 4, 5, 6", "1, 0.5, 2, 1, 3, -1");
@@ -94,10 +95,12 @@ TEST(Merge, TwoOfThreeCanBeTheSame) {
 TEST(Merge, RecipeWithFilters) {
   const Parents files;
   const std::string recipe = files.folder + "/recipe.yaml";
-  std::ofstream(recipe)
-      << "merge_method: average\nmodels:\n  - model: a.onnx\n    parameters:\n      weight:\n"
-         "        - {filter: w1, value: 0}\n        - {value: 1}\n  - model: b.onnx\n    parameters:\n"
-         "      weight:\n        - {filter: w1, value: 1}\n        - {value: 0}\n";
+  std::ofstream(recipe) << "merge_method: average\nmodels:\n  - model: "
+                           "a.onnx\n    parameters:\n      weight:\n"
+                           "        - {filter: w1, value: 0}\n        - "
+                           "{value: 1}\n  - model: b.onnx\n    parameters:\n"
+                           "      weight:\n        - {filter: w1, value: 1}\n  "
+                           "      - {value: 0}\n";
   const Outcome merged = run_program({"merge", "--recipe", recipe, "-o", files.out, "--no-check"});
   EXPECT_EQ(merged.code, 0) << merged.err;
   // w1 of b, all else of a.
@@ -137,20 +140,22 @@ struct Tunes {
       }
       return list;
     };
-    return "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 4] x) => (float[N, 3] y) <float[4, 6] w1 = {" +
+    return "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 4] x) => "
+           "(float[N, 3] y) <float[4, 6] w1 = {" +
            numbers(24, 1) + "}, float[6] b1 = {1, 2, 3, 4, 5, 6}, float[6, 3] w2 = {" + numbers(18, 2) +
-           "}> { h = MatMul(x, w1) a = Add(h, b1) r = Relu(a) y = MatMul(r, w2) }";
+           "}> { h = MatMul(x, w1) a = Add(h, b1) r = Relu(a) y = MatMul(r, "
+           "w2) }";
   }
-  std::string data(bool labelled) const {
+  std::string data(bool labelled, int count = 24) const {
     std::vector<float> x;
     std::vector<std::int64_t> labels;
-    for (int i = 0; i < 24; ++i) {
+    for (int i = 0; i < count; ++i) {
       for (int j = 0; j < 4; ++j) x.push_back(static_cast<float>((i * 13 + j * 5) % 17 - 8) / 4);
       labels.push_back(i % 3);
     }
     const std::string path = folder + (labelled ? "/labelled.npz" : "/plain.npz");
-    std::map<std::string, Tensor> arrays = {{"x", Tensor::of<float>({24, 4}, x)}};
-    if (labelled) arrays.emplace("labels", Tensor::of<std::int64_t>({24}, labels));
+    std::map<std::string, Tensor> arrays = {{"x", Tensor::of<float>({count, 4}, x)}};
+    if (labelled) arrays.emplace("labels", Tensor::of<std::int64_t>({count}, labels));
     EXPECT_TRUE(save_npz(path, arrays));
     return path;
   }
@@ -180,14 +185,18 @@ TEST(Merge, WithABaseAndLabelsMethodsAreTried) {
   const std::string labelled = tunes.data(true);
   const Outcome chosen = tunes.merge({"--base", tunes.base, "--calibration", labelled});
   EXPECT_EQ(chosen.code, 0) << chosen.err;
-  EXPECT_THAT(chosen.out, AllOf(HasSubstr("is best of what was tried, by accuracy"), HasSubstr("task-arithmetic"),
+  EXPECT_THAT(chosen.out, AllOf(HasSubstr("is best of what was tried, by the labels"), HasSubstr("task-arithmetic"),
                                 Not(HasSubstr("flatters"))));
+  EXPECT_THAT(chosen.out, Not(HasSubstr("no repair is fitted to"))) << "one batch cannot be halved";
   const std::string first = read_file(tunes.out);
   EXPECT_EQ(tunes.merge({"--base", tunes.base, "--calibration", labelled, "--threads", "1", "-q"}).code, 0);
   EXPECT_EQ(read_file(tunes.out), first);
   EXPECT_THAT(tunes.merge({"--base", tunes.base, "--data", labelled}).out, HasSubstr("flatters"));
   const Outcome named = tunes.merge({"--base", tunes.base, "--calibration", labelled, "--method", "dare"});
   EXPECT_THAT(named.out, Not(HasSubstr("tried")));
+  const Outcome halves = tunes.merge({"--base", tunes.base, "--calibration", tunes.data(true, 80)});
+  EXPECT_EQ(halves.code, 0) << halves.err;
+  EXPECT_THAT(halves.out, HasSubstr("on the half that no repair is fitted to: align"));
 }
 
 TEST(Merge, FineTunesWithoutTheirBaseAreRecognised) {

@@ -8,6 +8,7 @@ the folder (default: the system's temporary one), or 4 GB with --memory-only."""
 
 import argparse
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,9 +38,13 @@ def main():
         subprocess.run([sys.executable, HERE / "make_decoder.py", model, *rest], check=True)
         fold = [arguments.onnxfold, "compress", model, "-q", "--force", "--no-check", "-o"]
         if arguments.memory_only:
-            for step in ("rtn:bits=4,block=32", "rtn-search:bits=4,block=16,scales=float16"):
-                seconds, peak, _ = run_once([*fold, f"{folder}/fold.onnx", "--pass", step])
-                print(f"{step}: {seconds:.1f} s, {peak:.0f} MB resident at most")
+            for step in ("rtn:bits=4,block=32", "rtn-search:bits=4,block=16,scales=float16", "hqq:bits=4,block=32"):
+                rest = ["--controls", "no", "--pass", step]
+                planned = [part for part in fold if part != "-q"] + [f"{folder}/fold.onnx", "--dry-run", *rest]
+                said = subprocess.run(planned, check=True, capture_output=True, text=True).stdout
+                predicted = re.search("peak memory about (.*)", said).group(1)
+                seconds, peak, _ = run_once([*fold, f"{folder}/fold.onnx", *rest])
+                print(f"{step}: {seconds:.1f} s, {peak:.0f} MB resident at most, --dry-run said {predicted}", flush=True)
             return
         results = alternate({
             "onnxfold rtn": [*fold, f"{folder}/fold.onnx", "--pass", "rtn:bits=4,block=32,gather=false"],

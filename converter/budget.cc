@@ -259,7 +259,8 @@ Result<bool> BudgetSearch::passes(const FormatPlan& plan) {
   BudgetAttempt attempt;
   attempt.candidate = plan.name;
   attempt.bits = formats_->bits(plan.weight_bytes);
-  OF_ASSIGN(const std::unique_ptr<Model> model, formats_->build(plan, options_.calibration));
+  const Dataset* learned = options_.learned != nullptr ? options_.learned : options_.calibration;
+  OF_ASSIGN(const std::unique_ptr<Model> model, formats_->build(plan, learned));
   OF_ASSIGN(attempt.bytes, formats_->file_bytes(*model, plan));
   ProofOptions proving;
   proving.gates = options_.gates;

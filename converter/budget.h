@@ -22,7 +22,8 @@ struct BudgetOptions {
   const Model* before = nullptr;
   Recipe recipe;
   std::string source_hash;
-  const Dataset* calibration = nullptr;  // what passes learn from; null: none
+  const Dataset* calibration = nullptr;  // what sensitivities and candidates learn from; null: none
+  const Dataset* learned = nullptr;      // what the chosen recipe will learn from, so that gates see the result itself
   const Dataset* data = nullptr;         // what the gates are measured on
   SaveOptions save;
   std::uint64_t seed = 0;

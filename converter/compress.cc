@@ -104,6 +104,7 @@ class Job {
     budget.recipe = options_.recipe;
     budget.source_hash = report_.source.xxh128;
     if (calibration) budget.calibration = &*calibration;
+    if (calibration_) budget.learned = &*calibration_;
     if (options_.budget.automatic && !data_) {
       OF_ASSIGN(data_, make_dataset(*before_, options_.data, options_.seed, options_.max_samples));
     }

@@ -135,6 +135,27 @@ TEST(Budget, AutoTakesTheSmallestThatPassesAndSaysWhatItTried) {
   EXPECT_GE(failed, 1);
 }
 
+// What the gates judge is the model that the recipe makes of all the data, not of the part that sensitivities see.
+TEST(Budget, AutoJudgesTheModelThatWillBeWritten) {
+  Search search;
+  const Dataset all = *generate_dataset(*search.before, 13);
+  search.options.goal.automatic = true;
+  search.options.gates.max_rel_l2 = 0.05;
+  search.options.learned = &all;
+  search.options.recipe.steps[0].pass = "gptq";
+  const auto choice = choose_for_budget(search.options);
+  ASSERT_TRUE(choice) << choice.error().message;
+  auto after = search.before->clone();
+  PipelineOptions pipeline;
+  pipeline.calibration = &all;
+  ASSERT_TRUE(run_pipeline(*after, choice->recipe, pipeline));
+  ProofOptions proving;
+  proving.gates = search.options.gates;
+  const auto proof = prove(*search.before, *after, search.data, proving);
+  ASSERT_TRUE(proof);
+  EXPECT_EQ(proof->gates.front().measured, *chosen(choice->facts)->value);
+}
+
 TEST(Budget, AutoLeavesTheWeightsAloneWhenNothingPasses) {
   Search search;
   search.options.goal.automatic = true;

@@ -194,7 +194,7 @@ Status check_memory(const Model& model, const SaveOptions& options) {
       const Tensor* tensor = value->initializer() != nullptr ? value->initializer() : value->constant();
       if (tensor == nullptr || making_bytes(*tensor) <= options.memory_budget) continue;
       return fail(Code::kResource,
-                  fmt::format("'{}' needs about {:.0f} MB while it is made, and the limit is {:.0f} MB", value->name(),
+                  fmt::format("'{}' needs about {:.3g} MB while it is made, and the limit is {:.3g} MB", value->name(),
                               static_cast<double>(making_bytes(*tensor)) / 1e6,
                               static_cast<double>(options.memory_budget) / 1e6));
     }

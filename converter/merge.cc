@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 
 #include "analysis/compare/ensemble.h"
 #include "analysis/structure/attention.h"
@@ -84,6 +85,9 @@ class Job {
                                                       pattern.weights.size(), count));
     }
     OF_TRY(choose_method());
+    if (method_->combine == slerp && count != 2) {
+      return fail(Code::kInvalidArgument, fmt::format("slerp merges exactly two models, not {}", count));
+    }
     for (const std::string& path : {options_.data, options_.calibration}) {
       std::error_code error;
       if (path.empty() || std::filesystem::exists(path, error)) continue;
@@ -117,7 +121,12 @@ class Job {
     }
     weights_ = options_.weights;
     if (weights_.empty()) weights_.assign(options_.sources.size(), 1.0);
-    return parse_options();
+    OF_TRY(parse_options());
+    OF_TRY(check_weights(weights_, "--weights"));
+    for (const MergePattern& pattern : options_.patterns) {
+      if (!pattern.weights.empty()) OF_TRY(check_weights(pattern.weights, "pattern '" + pattern.pattern + "'"));
+    }
+    return {};
   }
 
   Status parse_options() {
@@ -125,6 +134,25 @@ class Job {
     if (!parsed) return fail(parsed.error());
     method_options_ = std::make_unique<PassOptions>(std::move(*parsed));
     return {};
+  }
+
+  Status check_weights(const std::vector<double>& weights, const std::string& place) const {
+    const bool equal = std::all_of(weights.begin(), weights.end(), [&](double x) { return x == weights.front(); });
+    if (!method_->weighted && !equal) {
+      return fail(Code::kInvalidArgument,
+                  fmt::format("{}: method '{}' does not weigh models; {}", place, method_->name,
+                              method_->name == "slerp" ? "slerp:t=0.7 goes 0.7 of the way to the second"
+                                                       : "it looks at how far they agree"));
+    }
+    const bool normalizes = method_options_->all().count("normalize") != 0 && method_options_->flag("normalize");
+    const bool divides = method_->whole != nullptr || method_->combine == average || normalizes;
+    if (!divides || sum_of(weights) != 0) return {};
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}: the weights sum to zero, and method '{}' divides by their sum", place, method_->name));
+  }
+
+  static double sum_of(const std::vector<double>& weights) {
+    return std::accumulate(weights.begin(), weights.end(), 0.0);
   }
 
   Status load_parents() {
@@ -314,7 +342,8 @@ class Job {
   }
 
   Result<std::unique_ptr<Model>> merged_plainly() const {
-    PlainMerge plain{method_->combine, weights_, settings_of(*method_options_), {}, options_.seed};
+    PlainMerge plain{method_->combine, weights_, settings_of(*method_options_), {}, options_.seed, options_.sources};
+    plain.names.push_back(options_.base);
     for (const MergePattern& pattern : options_.patterns) {
       MergeRule rule{pattern.pattern, pattern.weights, plain.settings, !pattern.options.empty()};
       std::map<std::string, std::string> given = given_;
@@ -345,7 +374,9 @@ class Job {
   }
 
   Status add_controls(std::vector<std::string>& names, std::vector<std::unique_ptr<Model>>& models) {
-    if (auto plain = merge_weights(parents(), nullptr, {average, weights_, {}, {}, 0})) {
+    // Weights of task vectors may sum to zero.
+    const std::vector<double> shares = sum_of(weights_) != 0 ? weights_ : std::vector<double>(weights_.size(), 1.0);
+    if (auto plain = merge_weights(parents(), nullptr, {average, shares, {}, {}, 0})) {
       names.emplace_back("plain average");
       models.push_back(std::move(*plain));
     }
@@ -419,7 +450,7 @@ class Job {
     facts.verdict = better.empty() ? "the merged model is as good as its better parent "
                                      "and the controls, or better"
                                    : fmt::format("the merged model is WORSE than {}", fmt::join(better, " and "));
-    if (scored.task.empty()) facts.verdict += " (by KL to the ensemble: the data has no labels)";
+    if (scored.task.empty()) facts.verdict += " (by KL to the ensemble: the data has no whole-number labels)";
   }
 
   Status prove_gates(const EnsembleReport& scored) {

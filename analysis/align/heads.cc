@@ -241,6 +241,12 @@ bool self_contained(const Attention& attention) {
   return true;
 }
 
+bool keeps_cache(const Attention& attention) {
+  const auto read = [](const Value* present) { return present != nullptr && !present->uses().empty(); };
+  return attention.k.past != nullptr || attention.v.past != nullptr || read(attention.k.present) ||
+         read(attention.v.present);
+}
+
 Matrix best_head_map(const Matrix& cross, const std::vector<HeadPart>& parts) {
   Matrix whole = identity_matrix(cross.rows);
   for (const HeadPart& part : parts) {
@@ -337,8 +343,7 @@ std::optional<HeadSite> head_site(const Attention& attention, bool rotate, const
   site.name = attention.out->product->label();
   site.attention = attention;
   site.repeats = heads / groups;
-  const bool cached = attention.k.past != nullptr || attention.k.present != nullptr || attention.v.past != nullptr ||
-                      attention.v.present != nullptr;
+  const bool cached = keeps_cache(attention);
   // Norms over all heads have gains of their own for each.
   const auto wide = [&](const Projection& each) { return each.norm && each.norm->width != each.width; };
   const bool normed_together = wide(attention.q) || wide(attention.k) || wide(attention.v);

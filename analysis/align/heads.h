@@ -30,6 +30,8 @@ struct HeadSite {
 // Does nothing else read what the attention makes inside, but for shapes? (Relative positions may read queries and
 // keys.)
 bool self_contained(const Attention& attention);
+// Keys and values of earlier positions come in, or somebody reads those that it keeps: their heads are seen outside.
+bool keeps_cache(const Attention& attention);
 
 // None when q, k, v or the output are not plain Linears, something else reads them, or the columns cannot be told.
 // `rotate` false: permutations only. `rotary` null: what it leaves free is not known.

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "analysis/calibrate/derived_inputs.h"
+#include "analysis/calibrate/labels.h"
 #include "formats/npz/npz.h"
 #include "formats/onnx/onnx_file.h"
 
@@ -183,7 +184,9 @@ Result<Dataset> make_batches(const Model& model, std::map<std::string, Tensor> m
                              const std::vector<const Value*>& missing, const std::string& path,
                              const DatasetOptions& options) {
   for (auto& [name, tensor] : matched) {
-    OF_ASSIGN(tensor, converted(tensor, *model.graph().find(name)));
+    auto fitting = converted(tensor, *model.graph().find(name));
+    if (!fitting) return fail(fitting.error().in(path));
+    tensor = std::move(*fitting);
   }
   if (one_whole_batch(model, matched)) return whole_batch(matched, missing, path);
   OF_ASSIGN(std::int64_t samples, sample_count(model, matched, path));
@@ -218,10 +221,26 @@ Result<Dataset> make_batches(const Model& model, std::map<std::string, Tensor> m
   return dataset;
 }
 
+// What is named like labels is meant to be one a sample.
+Status check_labels(const Arrays& targets, const std::map<std::string, Tensor>& matched, const Model& model,
+                    const std::string& path) {
+  if (one_whole_batch(model, matched)) return {};
+  OF_ASSIGN(const std::int64_t samples, sample_count(model, matched, path));
+  for (const auto& [name, tensor] : targets) {
+    if (!named_like_labels(name)) continue;
+    const std::int64_t count = tensor.rank() > 0 ? tensor.dims()[0] : 1;
+    if (count == samples || samples == 0) continue;
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}: '{}' has {} entries for {} samples: give one a sample", path, name, count, samples));
+  }
+  return {};
+}
+
 Result<Dataset> load_npz_dataset(const Model& model, const std::string& path, const DatasetOptions& options) {
   OF_ASSIGN(Arrays arrays, load_npz(path));
   std::vector<const Value*> missing;
   OF_ASSIGN(auto matched, match_inputs(model, arrays, path, missing));
+  OF_TRY(check_labels(arrays, matched, model, path));
   OF_ASSIGN(Dataset dataset, make_batches(model, std::move(matched), missing, path, options));
   dataset.targets = std::move(arrays);
   return dataset;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/calibrate/labels.h"
+
 namespace onnxfold {
 namespace {
 
@@ -39,15 +41,19 @@ TaskMeter::TaskMeter(const Model& model, const Dataset& data) {
     auto numbers = to_int64s(tensor);
     if (!numbers) continue;
     const bool one_each = tensor.rank() == 1 || (tensor.rank() == 2 && tensor.dims()[1] == 1);
-    if (one_each && tensor.size() >= samples && output_of_rank(model, 2)) {
+    const bool first = labels_.empty() || named_like_labels(name);
+    if (one_each && first && tensor.size() >= samples && output_of_rank(model, 2)) {
       kind_ = Kind::kAccuracy;
       output_ = *output_of_rank(model, 2);
       labels_ = std::move(*numbers);
-      return;
+      label_name_ = name;
+      if (named_like_labels(name)) return;
+      continue;
     }
     if (tensor.rank() == 2 && tensor.dims()[0] >= samples && output_of_rank(model, 3))
       next_tokens_ = std::move(*numbers);
   }
+  if (kind_ == Kind::kAccuracy) return;
   const auto logits = output_of_rank(model, 3);
   if (!logits || data.batches.empty() || data.origin.starts_with("generated")) return;
   for (const auto& [name, datum] : data.batches.front()) {
@@ -84,6 +90,10 @@ Status TaskMeter::add_labels(const Array& before, const Array& after) {
   for (std::int64_t i = 0; i < before.dim(0); ++i, ++seen_) {
     if (seen_ >= static_cast<std::int64_t>(labels_.size())) return {};
     const std::int64_t label = labels_[static_cast<std::size_t>(seen_)];
+    if (label >= classes && named_like_labels(label_name_)) {
+      return fail(Code::kInvalidArgument, fmt::format("'{}' is {} for sample {}: the model has {} classes, 0 to {}",
+                                                      label_name_, label, seen_, classes, classes - 1));
+    }
     before_ += best(a, i) == label ? 1 : 0;
     after_ += best(b, i) == label ? 1 : 0;
     if (label >= 0 && label < classes) {

@@ -25,6 +25,7 @@ class TaskMeter {
 
   std::size_t output_ = 0;
   std::string token_input_;
+  std::string label_name_;
   std::vector<std::int64_t> labels_;
   std::vector<std::int64_t> next_tokens_;  // explicit targets [N, T]
   std::int64_t seen_ = 0, count_ = 0, vocabulary_ = 0;

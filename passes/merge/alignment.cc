@@ -83,8 +83,9 @@ class Aligner {
       if (a.dims != b.dims) {
         return fail(
             Code::kInvalidArgument,
-            fmt::format("weight '{}' is [{}] and '{}' is [{}]: models of different widths need --method ot",
-                        pair.first->name(), fmt::join(a.dims, ","), pair.second->name(), fmt::join(b.dims, ",")));
+            fmt::format(
+                "weight '{}' is [{}] and '{}' of the anchor is [{}]: models of different widths need --method ot",
+                pair.first->name(), fmt::join(a.dims, ","), pair.second->name(), fmt::join(b.dims, ",")));
       }
       own_.emplace(pair.first, std::move(a));
       theirs_.emplace(pair.first, std::move(b));

@@ -6,7 +6,7 @@ namespace onnxfold {
 Result<Numbers> average(const MergeInput& input, const MergeSettings& /*settings*/) {
   double total = 0;
   for (const double weight : input.weights) total += weight;
-  if (total == 0) return fail(Code::kInvalidArgument, "average: the weights sum to zero");
+  if (total == 0) return fail(Code::kInvalidArgument, "the models' weights sum to zero: their mean is none");
   const Numbers& anchor = input.parents.back();
   Numbers result = anchor;
   for (std::size_t model = 0; model + 1 < input.parents.size(); ++model) {

@@ -19,7 +19,8 @@ double uniform(std::uint64_t seed, std::uint64_t index) {
 Result<Numbers> dare(const MergeInput& input, const MergeSettings& settings) {
   double total = 0;
   for (const double weight : input.weights) total += weight;
-  if (settings.normalize && total == 0) return fail(Code::kInvalidArgument, "dare: weights sum to zero");
+  if (settings.normalize && total == 0)
+    return fail(Code::kInvalidArgument, "normalize=true divides by the sum of the models' weights, which is zero");
   const double factor = (settings.normalize ? settings.lambda / total : settings.lambda) / settings.density;
   Numbers result = input.base;
   for (std::size_t model = 0; model < input.parents.size(); ++model) {

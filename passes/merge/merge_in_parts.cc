@@ -73,7 +73,8 @@ class Parts {
     for (std::size_t i = 0; i < readers_.size(); ++i) {
       const bool base = i == merge_.parents.size();
       OF_ASSIGN(Numbers values, readers_[i].numbers(first, count));
-      OF_TRY(check(values, first, base ? "the base model" : fmt::format("model {}", i + 1)));
+      const std::string name = base ? "the base model" : fmt::format("model {}", i + 1);
+      OF_TRY(check(values, first, merge_.names.size() > i ? merge_.names[i] : name));
       (base ? input_.base : input_.parents[i]) = std::move(values);
     }
     input_.first = first;

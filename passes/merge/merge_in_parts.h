@@ -21,7 +21,8 @@ struct WeightMerge {
   MergeSettings settings;
   MergeFunction combine;
   std::uint64_t seed;
-  std::int64_t part = kMergePart;  // elements; a multiple of 8
+  std::int64_t part = kMergePart;       // elements; a multiple of 8
+  std::vector<std::string> names = {};  // of the parents and the base, for errors; empty: "model 1", ...
 
   // Errors: invalid_argument, naming weight, model and element, for NaN and infinity; the method's; a source's.
   Result<Buffer> operator()() const;

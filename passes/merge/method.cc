@@ -89,7 +89,8 @@ const std::array kMethods = {
     MergeMethod{"ot", "carries every model over by optimal transport, also between widths, and averages", false, false,
                 nullptr, ot, kOt},
     MergeMethod{"average", "weighted mean of the weights", false, false, average, nullptr, {}},
-    MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp, slerp_facts},
+    MergeMethod{"slerp", "spherical interpolation of two models", false, false, slerp, nullptr, kSlerp, slerp_facts,
+                false},
     MergeMethod{"task-arithmetic", "base plus weighted sum of task vectors", true, false, task_arithmetic, nullptr,
                 kTaskArithmetic},
     MergeMethod{"ties", "trims task vectors, elects signs, merges what agrees", true, false, ties, nullptr, kTies,
@@ -103,7 +104,8 @@ const std::array kMethods = {
                 model_stock,
                 nullptr,
                 {},
-                model_stock_facts},
+                model_stock_facts,
+                false},
 };
 
 }  // namespace

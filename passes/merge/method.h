@@ -104,6 +104,7 @@ struct MergeMethod {
   WholeMergeFunction whole = nullptr;  // ...or looking at whole models
   std::span<const OptionSpec> options;
   FactsFunction facts = nullptr;  // of `combine`; null when every element is merged by itself
+  bool weighted = true;           // asks how much every model weighs
 };
 
 // In the order they are shown.

@@ -6,7 +6,8 @@ namespace onnxfold {
 Result<Numbers> task_arithmetic(const MergeInput& input, const MergeSettings& settings) {
   double total = 0;
   for (const double weight : input.weights) total += weight;
-  if (settings.normalize && total == 0) return fail(Code::kInvalidArgument, "task-arithmetic: weights sum to zero");
+  if (settings.normalize && total == 0)
+    return fail(Code::kInvalidArgument, "normalize=true divides by the sum of the models' weights, which is zero");
   const double factor = settings.normalize ? settings.lambda / total : settings.lambda;
   Numbers result = input.base;
   for (std::size_t model = 0; model < input.parents.size(); ++model) {

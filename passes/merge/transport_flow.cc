@@ -519,9 +519,9 @@ class Flow {
     TransportMap map;
     if (moving.size() == 2 && sum) {
       const bool swap = moving[0].constant != moving[1].constant
-                            ? moving[1].constant
+                            ? moving[0].constant
                             : order_of(moving[0].value) > order_of(moving[1].value);
-      // The stream is what was there first: a table (of positions) before anything was computed.
+      // The stream is what was there first; a table (of positions) joins it, as in the method's released code.
       OF_ASSIGN(map, joined(moving[swap ? 1 : 0], moving[swap ? 0 : 1]));
     } else {
       map = mean_of(moving);

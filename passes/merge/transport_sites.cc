@@ -31,16 +31,11 @@ bool masks_by_head(const Attention& attention) {
   return false;
 }
 
-bool cached(const Attention& attention) {
-  return attention.k.past != nullptr || attention.k.present != nullptr || attention.v.past != nullptr ||
-         attention.v.present != nullptr;
-}
-
 // Products of q, k, v and out are Linears whose columns can be told.
 bool understood(const Attention& attention) {
   return attention.out && attention.packed_weight == nullptr && attention.packed_bias == nullptr &&
          attention.heads > 0 && attention.kv_heads > 0 && attention.heads % attention.kv_heads == 0 &&
-         fits(attention.q) && fits(attention.k) && fits(attention.v) && !cached(attention) &&
+         fits(attention.q) && fits(attention.k) && fits(attention.v) && !keeps_cache(attention) &&
          self_contained(attention) && attention.gate == nullptr && !attention.inner_norm &&
          attention.out->in == attention.heads * attention.v.width;
 }

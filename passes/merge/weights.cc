@@ -58,7 +58,7 @@ class Merger {
   Result<std::unique_ptr<Model>> run(std::vector<Remark>* remarks) {
     std::unique_ptr<Model> result = parents_.back()->clone();
     for (std::size_t i = 0; i + 1 < parents_.size(); ++i) OF_TRY(add(*parents_[i], *result, model_name(i)));
-    if (base_ != nullptr) OF_TRY(add(*base_, *result, "the base model"));
+    if (base_ != nullptr) OF_TRY(add(*base_, *result, model_name(parents_.size())));
     OF_ASSIGN(const Correspondence own, correspond(parents_.back()->graph(), result->graph()));
     for (const ConstantPair& pair : own.constants) OF_TRY(replace(*pair.second, remarks));
     for (std::size_t i = 0; i < uses_.size(); ++i) {
@@ -69,7 +69,18 @@ class Merger {
   }
 
  private:
-  static std::string model_name(std::size_t index) { return fmt::format("model {}", index + 1); }
+  std::string model_name(std::size_t index) const {
+    if (index < merge_.names.size()) return merge_.names[index];
+    return index == parents_.size() ? "the base model" : fmt::format("model {}", index + 1);
+  }
+  std::string shapes_differ(const Value& anchor, const Value& other, std::size_t map) const {
+    const bool is_base = base_ != nullptr && map + 1 == maps_.size();
+    return fmt::format("weight '{}' is [{}] and '{}' of {} is [{}]: {}", anchor.name(),
+                       fmt::join(parameter(&anchor)->dims(), ","), other.name(), names_[map],
+                       fmt::join(parameter(&other)->dims(), ","),
+                       is_base ? "a base has the shapes of the models that were tuned from it"
+                               : "models of different widths need --method ot");
+  }
 
   Status add(const Model& other, const Model& anchor, const std::string& model) {
     auto found = correspond(other.graph(), anchor.graph());
@@ -82,6 +93,7 @@ class Merger {
   Status replace(Value& value, std::vector<Remark>* remarks) {
     const Tensor anchor = *parameter(&value);
     WeightMerge merge{value.name(), {}, {}, merge_.weights, merge_.settings, merge_.combine, 0};
+    for (std::size_t i = 0; i <= parents_.size(); ++i) merge.names.push_back(model_name(i));
     merge.seed = merge_.seed ^ hash_name(value.name());
     for (std::size_t i = 0; i < maps_.size(); ++i) {
       const Value& other = *maps_[i].first_of.at(&value);
@@ -91,11 +103,7 @@ class Merger {
       }
       const Tensor& tensor = *parameter(&other);
       if (tensor.dims() != anchor.dims()) {
-        return fail(Code::kInvalidArgument,
-                    fmt::format("weight '{}' is [{}] and '{}' of {} is [{}]: models of different widths need --method "
-                                "ot",
-                                value.name(), fmt::join(anchor.dims(), ","), other.name(), names_[i],
-                                fmt::join(tensor.dims(), ",")));
+        return fail(Code::kInvalidArgument, shapes_differ(value, other, i));
       }
       const bool is_base = base_ != nullptr && i + 1 == maps_.size();
       (is_base ? merge.base : merge.parents.emplace_back()) = tensor;

@@ -24,6 +24,7 @@ struct PlainMerge {
   MergeSettings settings;
   std::vector<MergeRule> rules;
   std::uint64_t seed = 0;
+  std::vector<std::string> names = {};  // of the parents, then of the base, for errors; empty: "model 1", ...
 };
 
 // A copy of the last parent whose floating weights are deferred: merged when they are read. `base` is null when there

@@ -235,6 +235,14 @@ TEST(Merge, RefusesWithClearErrors) {
       {{files.a, files.b, "--method", "ot:solver=quantum"}, "solver"},
       {{files.a, files.b, "--method", "align", "--pattern", "w1=0,1"}, "takes no weights by pattern"},
       {{files.a, files.b, "--pattern", "nothing=0,1"}, "matches no weight"},
+      {{files.a, files.b, "--weights=-1,1"}, "--weights: the weights sum to zero"},
+      {{files.a, files.b, "--method", "ot", "--weights", "0,0"}, "method 'ot' divides by their sum"},
+      {{files.a, files.b, "--pattern", "w1=1,-1"}, "pattern 'w1': the weights sum to zero"},
+      {{files.a, files.b, "--method", "task-arithmetic:normalize=true", "--base", files.b, "--weights=1,-1"},
+       "sum to zero"},
+      {{files.a, files.b, "--method", "slerp", "--weights", "1,2"}, "slerp:t=0.7"},
+      {{files.a, files.b, files.a, "--method", "slerp"}, "exactly two models, not 3"},
+      {{files.a, files.b, "--method", "model-stock", "--base", files.b, "--weights", "1,2"}, "does not weigh models"},
   };
   for (const Refusal& refusal : refusals) {
     std::vector<std::string> arguments = {"merge"};
@@ -247,9 +255,59 @@ TEST(Merge, RefusesWithClearErrors) {
   }
   for (const std::string method : {"average", "align", "ot"}) {
     const Outcome outcome = run_program({"merge", bad, files.b, "-o", files.out, "--method", method});
-    EXPECT_NE(outcome.code, 0) << method;
-    EXPECT_THAT(outcome.err, HasSubstr("NaN")) << method;
+    EXPECT_EQ(outcome.code, 2) << method;
+    EXPECT_THAT(outcome.err, AllOf(HasSubstr("nan.onnx"), HasSubstr("'w1'"), HasSubstr("NaN"))) << method;
+    EXPECT_THAT(files_in(files.folder), Not(testing::Contains("ab.onnx")));
   }
+}
+
+// A task vector may be taken away.
+TEST(Merge, WeightsOfTaskVectorsMaySumToZero) {
+  const Parents files;
+  const Outcome merged = run_program(
+      {"merge", files.a, files.b, "-o", files.out, "--method", "task-arithmetic", "--base", files.b, "--weights=1,-1"});
+  EXPECT_EQ(merged.code, 0) << merged.err;
+  EXPECT_EQ(run_program({"verify", files.a, files.out, "--max-rel-l2", "1e-6"}).code, 0);
+}
+
+TEST(Merge, BasesOfOtherShapesAreNamed) {
+  const Parents files;
+  const std::string wide = write_model(
+      files.folder, "wide.onnx",
+      "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 2] x) => (float[N, 2] y) <float[2, 4] w1 = {1, 2, 3, 4, "
+      "5, 6, 7, 8}, float[4] b1 = {1, 2, 3, 4}, float[4, 2] w2 = {1, 2, 3, 4, 5, 6, 7, 8}> { h = MatMul(x, w1) a = "
+      "Add(h, b1) r = Relu(a) y = MatMul(r, w2) }");
+  const Outcome base =
+      run_program({"merge", files.a, files.b, "-o", files.out, "--method", "ties", "--base", wide, "--no-check"});
+  EXPECT_EQ(base.code, 2);
+  EXPECT_THAT(base.err, AllOf(HasSubstr("wide.onnx is [2,4]"), HasSubstr("a base has the shapes")));
+  const Outcome parent = run_program({"merge", wide, files.b, "-o", files.out, "--method", "average", "--no-check"});
+  EXPECT_EQ(parent.code, 2);
+  EXPECT_THAT(parent.err, AllOf(HasSubstr("wide.onnx is [2,4]"), HasSubstr("--method ot")));
+  EXPECT_THAT(files_in(files.folder), Not(testing::Contains("ab.onnx")));
+}
+
+TEST(Merge, LabelsAndCalibrationThatDoNotFitAreNamed) {
+  const Parents files;
+  const std::string data = files.folder + "/data.npz";
+  const Tensor x = Tensor::of<float>({3, 2}, {1, 2, 3, 4, 5, 6});
+  const auto refused = [&](const std::map<std::string, Tensor>& arrays, const std::string& option) {
+    EXPECT_TRUE(save_npz(data, arrays));
+    const Outcome outcome = run_program({"merge", files.a, files.b, "-o", files.out, "--method", "ot", option, data});
+    EXPECT_EQ(outcome.code, 2) << outcome.out;
+    EXPECT_THAT(files_in(files.folder), Not(testing::Contains("ab.onnx")));
+    return outcome.err;
+  };
+  EXPECT_THAT(refused({{"x", x}, {"labels", Tensor::of<std::int64_t>({2}, {0, 1})}}, "--data"),
+              HasSubstr("'labels' has 2 entries for 3 samples"));
+  EXPECT_THAT(refused({{"x", x}, {"labels", Tensor::of<std::int64_t>({3}, {0, 1, 7})}}, "--data"),
+              HasSubstr("'labels' is 7 for sample 2: the model has 2 classes, 0 to 1"));
+  EXPECT_THAT(refused({{"x", Tensor::of<std::int64_t>({1, 2}, {1, 2})}}, "--calibration"),
+              AllOf(HasSubstr("data.npz"), HasSubstr("'x' needs float"), HasSubstr("int64")));
+  EXPECT_THAT(refused({{"x", Tensor::of<float>({1, 3}, {1, 2, 3})}}, "--calibration"),
+              AllOf(HasSubstr("data.npz"), HasSubstr("'x'")));
+  EXPECT_THAT(refused({{"y", Tensor::of<float>({1, 3}, {1, 2, 3})}}, "--calibration"),
+              AllOf(HasSubstr("no array for input 'x'"), HasSubstr("holds 'y'")));
 }
 
 }  // namespace

@@ -41,6 +41,16 @@ TEST(Dataset, OneArrayGoesToTheOneInputAndTheRestAreTargets) {
   EXPECT_TRUE(data->targets.contains("labels"));
 }
 
+TEST(Dataset, LabelsMustBeOneASample) {
+  const auto model = model_from_text(kRows);
+  const Tensor x = Tensor::of<float>({3, 2}, {0, 1, 2, 3, 4, 5});
+  const auto few = load_dataset(*model, npz({{"x", x}, {"labels", Tensor::of<std::int64_t>({2}, {0, 1})}}));
+  ASSERT_FALSE(few);
+  EXPECT_NE(few.error().message.find("'labels' has 2 entries for 3 samples"), std::string::npos);
+  // Of another name, it may be anything.
+  EXPECT_TRUE(load_dataset(*model, npz({{"x", x}, {"classes", Tensor::of<std::int64_t>({2}, {0, 1})}})));
+}
+
 TEST(Dataset, DerivesMasks) {
   const auto model = model_from_text(kTokens);
   const auto data = load_dataset(*model, npz({{"ids", Tensor::of<std::int64_t>({2, 3}, {0, 1, 2, 3, 4, 5})}}));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "analysis/compare/task.h"
 #include "converter/gates.h"
 #include "converter/proof.h"
 #include "formats/onnx/onnx_file.h"
@@ -107,6 +108,26 @@ TEST(Proof, AFailureNamesWhereTheModelsPart) {
   EXPECT_FALSE(proof->passed);
   EXPECT_NE(proof->why.find("max-rel-l2"), std::string::npos) << proof->why;
   EXPECT_NE(proof->why.find("'h'"), std::string::npos) << proof->why;
+}
+
+TEST(Task, WhatIsNamedLabelsComesFirstAndMustBeClasses) {
+  const auto model =
+      model_from_text(R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Neg(x) })");
+  Dataset data;
+  Array rows(DType::kFloat32, {2, 2}, Precision::kFloat32);
+  const float values[] = {1, 2, 3, 1};
+  std::copy_n(values, 4, rows.mutable_data<float>());
+  data.batches.push_back({{"x", Datum(rows)}});
+  data.batch_sizes = {2};
+  data.targets["id"] = Tensor::of<std::int64_t>({2}, {900, 901});
+  data.targets["labels"] = Tensor::of<std::int64_t>({2}, {1, 0});
+  TaskMeter meter(*model, data);
+  ASSERT_TRUE(meter.add(data.batches[0], {Datum(rows)}, {Datum(rows)}));
+  EXPECT_EQ(meter.result()->before, 1);
+  data.targets["labels"] = Tensor::of<std::int64_t>({2}, {1, 2});
+  const Status wrong = TaskMeter(*model, data).add(data.batches[0], {Datum(rows)}, {Datum(rows)});
+  ASSERT_FALSE(wrong);
+  EXPECT_NE(wrong.error().message.find("'labels' is 2 for sample 1"), std::string::npos);
 }
 
 TEST(Task, AccuracyOfTheSample) {

@@ -13,6 +13,7 @@
 #include "passes/merge/transport_flow.h"
 #include "tests/passes/merge/small_transformer.h"
 #include "tests/support/equivalence.h"
+#include "tests/support/rewrite_test.h"
 
 namespace onnxfold::ot_test {
 namespace {
@@ -128,6 +129,33 @@ TEST(ResidualPolicies, WeightByMagnitude) {
   EXPECT_EQ(equal->data, (*joined_map(r, b, ResidualPolicy::kMean, {}))->data);
   const TransportMap narrow = std::make_shared<const Matrix>(3, 2);
   EXPECT_FALSE(joined_map(narrow, nullptr, ResidualPolicy::kMean, {}).has_value());
+}
+
+// A table of positions joins what was computed: its map is the branch's, that of the Linear the stream's.
+TEST(ResidualPolicies, ATableJoinsTheStream) {
+  const auto net = [](const std::string& w, const std::string& table, const std::string& head) {
+    return test::model_from_text(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[2, 3] x) => (float[2, 2] y) "
+        "<float[3, 3] w = {" +
+        w + "}, float[2, 3] table = {" + table + "}, float[3, 2] head = {" + head +
+        "}> { h = MatMul(x, w) s = Add(h, table) y = MatMul(s, head) }");
+  };
+  // Columns of w and rows of the head 0, 1, 2 -> 1, 2, 0; columns of the table 0, 1, 2 -> 2, 0, 1.
+  const auto anchor = net("9, 0, 1, 0, 7, 0, 1, 0, 5", "1, 5, 9, 2, 6, 3", "1, 2, 3, 4, 5, 6");
+  const auto copy = net("0, 1, 9, 7, 0, 0, 0, 5, 1", "9, 1, 5, 3, 2, 6", "3, 4, 5, 6, 1, 2");
+  const std::vector<double> head = {1, 2, 3, 4, 5, 6};
+  for (const auto policy : {ResidualPolicy::kOnlyResidual, ResidualPolicy::kNoResidual}) {
+    TransportOptions options;
+    options.exact = true;
+    options.policy = policy;
+    const auto moved = transport_model(*copy->clone(), *anchor->clone(), options);
+    ASSERT_TRUE(moved.has_value()) << moved.error().message;
+    const auto found = *to_doubles(*parameter(moved->model->graph().find("head")));
+    EXPECT_EQ(found == head, policy == ResidualPolicy::kOnlyResidual);
+    if (policy == ResidualPolicy::kNoResidual) {
+      EXPECT_EQ(found, (std::vector<double>{5, 6, 1, 2, 3, 4}));
+    }
+  }
 }
 
 TransportOptions exact_options(const Dataset* data) {

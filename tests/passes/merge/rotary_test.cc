@@ -33,6 +33,9 @@ struct Spelling {
   std::int64_t table = kHead;  // columns of cos and sin
   std::int64_t queries = 4;
   std::string norm = {};  // in front of the chain: makes `*t` of `*u`
+
+  // One operator that rotates, and attends as well.
+  bool fused() const { return chain.find("GroupQueryAttention") != std::string::npos; }
 };
 
 std::string halves() {
@@ -57,6 +60,9 @@ std::vector<Spelling> spellings() {
   const std::string standard_neighbours =
       "*e = RotaryEmbedding <interleaved = 1, rotary_embedding_dim = 4> (*t, cos, sin, places) ";
   const std::string runtime = "*e = com.microsoft.RotaryEmbedding(*t, places, cos, sin) ";
+  const std::string grouped =
+      "com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1, scale = 0.35";
+  const std::string inputs = "(qb, kb, vb, , , last_key, length, cos, sin";
   const std::string norm = "*t = RMSNormalization <axis = -1> (*0, gain) ";
   return {{"Halves", halves(), kHalves, {}},
           {"OneKeyAQuery", halves(), kHalves, {}, kHead, kKeys},
@@ -66,7 +72,17 @@ std::vector<Spelling> spellings() {
           {"Standard", standard, kHalves, {}, 4},
           {"StandardPartialNeighbours", standard_neighbours, {{0, 1}, {2, 3}}, {4, 5, 6, 7}, 2},
           {"Runtime", runtime, kHalves, {}, 4},
+          {"Grouped", grouped + "> " + inputs + ")", kHalves, {}, 4},
+          {"GroupedNeighbours", grouped + ", rotary_interleaved = 1> " + inputs + ")", kNeighbours, {}, 4},
+          {"GroupedPartial", grouped + "> " + inputs + ", places)", {{0, 2}, {1, 3}}, {4, 5, 6, 7}, 2},
           {"Normed", halves(), kHalves, {}, kHead, 4, norm}};
+}
+
+Spelling grouped_spelling() {
+  for (const Spelling& spelling : spellings()) {
+    if (spelling.name == "Grouped") return spelling;
+  }
+  return {};
 }
 
 std::string replaced(std::string text, char from, const std::string& to) {
@@ -76,26 +92,38 @@ std::string replaced(std::string text, char from, const std::string& to) {
 }
 
 // The operators take no doubles.
-bool in_float(const Spelling& spelling) { return spelling.chain.find("RotaryEmbedding") != std::string::npos; }
+bool in_float(const Spelling& spelling) {
+  return spelling.fused() || spelling.chain.find("RotaryEmbedding") != std::string::npos;
+}
+
+std::string attention_nodes(const Spelling& spelling) {
+  std::string nodes = "s0 = Gather(embed, x) ";
+  for (const std::string p : {"q", "k", "v"}) {
+    const bool normed = p != "v" && !spelling.norm.empty();
+    nodes += p + "m = MatMul(s0, w" + p + ") " + p + "b = Add(" + p + "m, b" + p + ") ";
+    if (spelling.fused()) continue;
+    nodes += p + "r = Reshape(" + p + "b, heads_in_" + p + ") " + p + (normed ? "0" : "t") +
+             " = Transpose <perm = [0, 2, 1, 3]> (" + p + "r) ";
+    if (normed) nodes += replaced(spelling.norm, '*', p);
+    if (p != "v") nodes += replaced(spelling.chain, '*', p);
+  }
+  if (spelling.fused()) {
+    nodes += "j, kept_keys, kept_values = " + spelling.chain;
+  } else {
+    nodes +=
+        "ku = Unsqueeze(ke, at2) kx = Expand(ku, more) kk = Reshape(kx, spread) vu = Unsqueeze(vt, at2) "
+        "vx = Expand(vu, more) vv = Reshape(vx, spread) kf = Transpose <perm = [0, 1, 3, 2]> (kk) c = MatMul(qe, kf) "
+        "d = Mul(c, third) p = Softmax <axis = -1> (d) z = MatMul(p, vv) y = Transpose <perm = [0, 2, 1, 3]> (z) "
+        "j = Reshape(y, join)";
+  }
+  return nodes + " o = MatMul(j, wo) s1 = Add(s0, o) out = MatMul(s1, head)";
+}
 
 std::string text_of(const Spelling& spelling) {
   const std::int64_t heads = spelling.queries, wide = heads * kHead;
   const std::string table = in_float(spelling) ? "[6, " : "[1, 1, 6, ";
   const std::string columns = std::to_string(spelling.table) + "] ", q = std::to_string(wide);
-  std::string nodes = "s0 = Gather(embed, x) ";
-  for (const std::string p : {"q", "k", "v"}) {
-    const bool normed = p != "v" && !spelling.norm.empty();
-    nodes += p + "m = MatMul(s0, w" + p + ") " + p + "b = Add(" + p + "m, b" + p + ") " + p + "r = Reshape(" + p +
-             "b, heads_in_" + p + ") " + p + (normed ? "0" : "t") + " = Transpose <perm = [0, 2, 1, 3]> (" + p + "r) ";
-    if (normed) nodes += replaced(spelling.norm, '*', p);
-    if (p != "v") nodes += replaced(spelling.chain, '*', p);
-  }
   const std::string group = std::to_string(heads / kKeys);
-  nodes +=
-      "ku = Unsqueeze(ke, at2) kx = Expand(ku, more) kk = Reshape(kx, spread) vu = Unsqueeze(vt, at2) "
-      "vx = Expand(vu, more) vv = Reshape(vx, spread) kf = Transpose <perm = [0, 1, 3, 2]> (kk) c = MatMul(qe, kf) "
-      "d = Mul(c, third) p = Softmax <axis = -1> (d) z = MatMul(p, vv) y = Transpose <perm = [0, 2, 1, 3]> (z) "
-      "j = Reshape(y, join) o = MatMul(j, wo) s1 = Add(s0, o) out = MatMul(s1, head)";
   return "<ir_version: 11, opset_import: [\"\" : 23, \"com.microsoft\" : 1]> g (int64[2, 6] x) => (double[2, 6, 5] "
          "out) <double[9, 12] embed = {}, double[12, " +
          q + "] wq = {}, double[12, 16] wk = {}, double[12, 16] wv = {}, double[" + q +
@@ -108,7 +136,8 @@ std::string text_of(const Spelling& spelling) {
          ", 6, 8}, int64[4] heads_k = {2, 2, 6, 8}, int64[5] more = {1, 1, " + group +
          ", 1, 1}, int64[4] spread = {2, " + std::to_string(heads) + ", 6, 8}, int64[3] join = {2, 6, " + q +
          "}, int64[1] at0 = {0}, int64[1] at1 = {1}, int64[1] at2 = {2}, int64[1] at4 = {4}, int64[1] at9 = {9}, " +
-         "int64[1] last = {3}, int64[1] by2 = {2}> { " + nodes + " }";
+         "int64[1] last = {3}, int64[1] by2 = {2}, int32[2] last_key = {5, 5}, int32[1] length = {6}> { " +
+         attention_nodes(spelling) + " }";
 }
 
 // cos or sin of position times frequency, where halves or neighbours share a frequency.
@@ -280,6 +309,59 @@ TEST_P(Rotary, AGeneralRotationIsNotApplied) {
 
 INSTANTIATE_TEST_SUITE_P(Spellings, Rotary, ::testing::ValuesIn(spellings()),
                          [](const auto& spelling) { return spelling.param.name; });
+
+// q, k and v in one Linear, as exporters for ONNX Runtime write them.
+std::unique_ptr<Model> packed(const Model& model) {
+  Matrix weights(0, kStream), bias(1, 0);  // turned, so that columns can be appended
+  for (const std::string p : {"q", "k", "v"}) {
+    const std::vector<double> w = *to_doubles(*parameter(model.graph().find("w" + p)));
+    const std::vector<double> b = *to_doubles(*parameter(model.graph().find("b" + p)));
+    const Matrix columns = transposed(Matrix(kStream, static_cast<std::int64_t>(b.size()), w));
+    weights.data.insert(weights.data.end(), columns.data.begin(), columns.data.end());
+    weights.rows += columns.rows;
+    bias.data.insert(bias.data.end(), b.begin(), b.end());
+    bias.cols += columns.rows;
+  }
+  auto result = test::model_from_text(
+      "<ir_version: 11, opset_import: [\"\" : 23, \"com.microsoft\" : 1]> g (int64[2, 6] x) => (float[2, 6, 5] out) "
+      "<float[9, 12] embed = {}, float[12, 64] w = {}, float[64] b = {}, float[32, 12] wo = {}, float[12, 5] head = "
+      "{}, "
+      "float[6, 4] cos = {}, float[6, 4] sin = {}, int32[2] last_key = {5, 5}, int32[1] length = {6}> { "
+      "s0 = Gather(embed, x) m = MatMul(s0, w) a = Add(m, b) j, kept_keys, kept_values = "
+      "com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1, scale = 0.35> "
+      "(a, , , , , last_key, length, cos, sin) o = MatMul(j, wo) s1 = Add(s0, o) out = MatMul(s1, head) }");
+  for (const char* name : {"embed", "wo", "head", "cos", "sin"}) {
+    replace_constant(*result->graph().find(name), *parameter(model.graph().find(name)));
+  }
+  test::set_weight(*result, "w", transposed(weights));
+  test::set_weight(*result, "b", bias);
+  return result;
+}
+
+TEST(RotaryGroupQueryAttention, PackedHeadsComeBack) {
+  const Spelling spelling = grouped_spelling();
+  const auto separate = model_of(spelling);
+  const auto anchor = packed(*separate), copy = packed(*turned(*separate, spelling, true));
+  ASSERT_EQ(difference(*separate, *anchor, Precision::kFloat64, 1e-5), "");
+  ASSERT_EQ(difference(*anchor, *copy, Precision::kFloat64, 1e-5), "");
+  ASSERT_GT(largest_difference(*copy, *anchor), 0.1);
+  const Dataset data = *generate_dataset(*anchor, 3);
+  for (const Dataset* from : {static_cast<const Dataset*>(nullptr), &data}) {
+    const auto aligned = align_model(*copy->clone(), *anchor, {true, from, from == nullptr ? 30 : 0});
+    ASSERT_TRUE(aligned.has_value()) << aligned.error().message;
+    EXPECT_LT(largest_difference(*aligned->model, *anchor), 2e-6);
+  }
+}
+
+// What is kept of keys and values is seen outside: its basis stays.
+TEST(RotaryGroupQueryAttention, HeadsOfACacheThatIsReadStay) {
+  const Spelling spelling = grouped_spelling();
+  const auto model = model_of(spelling), anchor = turned(*model, spelling, true);
+  for (Model* each : {model.get(), anchor.get()}) each->graph().add_output(*each->graph().find("kept_keys"));
+  const auto aligned = align_model(*model->clone(), *anchor, {true, nullptr, 30});
+  ASSERT_TRUE(aligned.has_value()) << aligned.error().message;
+  EXPECT_EQ(difference(*model, *aligned->model, Precision::kFloat64, 1e-5), "");
+}
 
 void expect_all_held(const Model& model) {
   const AxisGroups groups = find_axis_groups(model.graph());

@@ -376,7 +376,7 @@ class Job {
   Status add_controls(std::vector<std::string>& names, std::vector<std::unique_ptr<Model>>& models) {
     // Weights of task vectors may sum to zero.
     const std::vector<double> shares = sum_of(weights_) != 0 ? weights_ : std::vector<double>(weights_.size(), 1.0);
-    if (auto plain = merge_weights(parents(), nullptr, {average, shares, {}, {}, 0})) {
+    if (auto plain = merge_weights(parents(), nullptr, {average, shares, {}, {}, 0, options_.sources})) {
       names.emplace_back("plain average");
       models.push_back(std::move(*plain));
     }

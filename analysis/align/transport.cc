@@ -12,6 +12,15 @@
 namespace onnxfold {
 namespace {
 
+// Costs as whole numbers: with rounded sums of doubles the simplex can take turns forever where costs tie. Potentials
+// are sums over paths, so as many bits are left free as the number of nodes has.
+double units_of_cost(const Matrix& cost) {
+  const double largest = std::abs(*std::max_element(cost.data.begin(), cost.data.end(),
+                                                    [](double a, double b) { return std::abs(a) < std::abs(b); }));
+  const int bits = std::min(50, 58 - std::ilogb(static_cast<double>(cost.rows + cost.cols)));
+  return largest > 0 ? std::ldexp(1.0, bits) / largest : 1;
+}
+
 // Supplies are whole numbers: every row gives n1 / gcd, every column takes n0 / gcd.
 Result<Matrix> network_transport(const Matrix& cost) {
   using Graph = lemon::FullBpGraph;
@@ -20,20 +29,21 @@ Result<Matrix> network_transport(const Matrix& cost) {
   const std::int64_t row_units = cost.cols / shared, column_units = cost.rows / shared;
   const Graph graph(rows, cols);
   lemon::FullBpGraph::ArcMap<std::int64_t> upper(graph, 0);
-  lemon::FullBpGraph::ArcMap<double> costs(graph, 0);
+  lemon::FullBpGraph::ArcMap<std::int64_t> costs(graph, 0);
   lemon::FullBpGraph::NodeMap<std::int64_t> supply(graph, 0);
+  const double units = units_of_cost(cost);
   for (int i = 0; i < rows; ++i) supply[graph.redNode(i)] = row_units;
   for (int j = 0; j < cols; ++j) supply[graph.blueNode(j)] = -column_units;
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < cols; ++j) {
       const auto arc = graph.arc(graph.redNode(i), graph.blueNode(j));
       upper[arc] = std::min(row_units, column_units);
-      costs[arc] = cost.at(i, j);
+      costs[arc] = std::llround(cost.at(i, j) * units);
     }
   }
-  lemon::NetworkSimplex<Graph, std::int64_t, double> simplex(graph);
+  lemon::NetworkSimplex<Graph, std::int64_t, std::int64_t> simplex(graph);
   simplex.upperMap(upper).costMap(costs).supplyMap(supply);
-  if (simplex.run() != lemon::NetworkSimplex<Graph, std::int64_t, double>::OPTIMAL) {
+  if (simplex.run() != lemon::NetworkSimplex<Graph, std::int64_t, std::int64_t>::OPTIMAL) {
     return fail(Code::kInternal, "transport: the network simplex found no optimum");
   }
   Matrix plan(cost.rows, cost.cols);

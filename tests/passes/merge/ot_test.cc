@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "analysis/algebra/orthogonal.h"
@@ -57,6 +58,29 @@ TEST(Transport, ExactPlansOfUnequalSizes) {
     for (std::int64_t j = 0; j < 12; ++j) square.at(i, j) = cost.at(i / 2, j / 3);
   }
   EXPECT_NEAR(transport_cost(plan, cost), transport_cost(*exact_transport(square), square), 1e-12);
+}
+
+// Distances of numbers tie everywhere: the simplex must end, at what sorting gives.
+TEST(Transport, ExactPlansOfUnequalSizesWhereCostsTie) {
+  for (std::uint32_t seed = 1; seed < 9; ++seed) {
+    const std::vector<double> x = random_matrix(1, 144, seed).data, y = random_matrix(1, 96, seed + 100).data;
+    const Matrix cost = distances(x, y);
+    std::vector<double> sorted_x, sorted_y;  // both repeated to 288
+    for (int i = 0; i < 288; ++i) {
+      sorted_x.push_back(x[static_cast<std::size_t>(i / 2)]);
+      sorted_y.push_back(y[static_cast<std::size_t>(i / 3)]);
+    }
+    std::sort(sorted_x.begin(), sorted_x.end());
+    std::sort(sorted_y.begin(), sorted_y.end());
+    double least = 0, largest = 0;
+    for (std::size_t i = 0; i < sorted_x.size(); ++i) least += std::abs(sorted_x[i] - sorted_y[i]) / 288;
+    for (const double a : x) {
+      for (const double b : y) largest = std::max(largest, std::abs(a - b));
+    }
+    const Matrix plan = *exact_transport(cost);
+    expect_uniform_marginals(plan, 1e-15);
+    EXPECT_NEAR(transport_cost(plan, cost), least / largest, 1e-12);
+  }
 }
 
 TEST(Transport, SinkhornTendsToTheExactPlanAndToTheUniformOne) {

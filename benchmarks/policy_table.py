@@ -1,6 +1,6 @@
 """The policies of `ot` for two ViTs, beside what a Python and POT reference measured: accuracy of every setting, in percent.
 
-    python benchmarks/policy_table.py MODELS [--samples 200] [--first] [--wide] [--cells weights-exact-mean ...]
+    python benchmarks/policy_table.py MODELS [--samples 200] [--first] [--wide]
 
 MODELS is a folder with vit_a.onnx, vit_b.onnx (the anchor), vit_wide.onnx, digits_train_500.npz and digits_test.npz. Calibrated
 on the last (with --first: the first) samples of digits_train_500.npz without their labels, all positions. Prints Markdown;
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -43,6 +44,7 @@ def accuracy(first, anchor, features, solver, policy, data, test, folder):
                "--calibration", data, "--data", test, "--report", report]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if not report.exists():
+        print(done.stderr.strip().splitlines()[-1:], file=sys.stderr, flush=True)
         return None
     models = json.loads(report.read_text())["merge"]["models"]
     return 100 * next(each["task"] for each in models if each["model"] == "merged")

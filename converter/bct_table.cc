@@ -19,10 +19,9 @@ constexpr std::int64_t kBlocks[] = {32, 64, 128, 256, 512, 1024, 2048, 4096};
 class Meter {
  public:
   static Result<Meter> create(const Model& original, const Dataset& data) {
-    Meter meter;
-    OF_ASSIGN(meter.error_, DamageMeter::create(original, data, DamageMeter::Kind::kError));
-    OF_ASSIGN(meter.task_, DamageMeter::create(original, data));
-    return meter;
+    OF_ASSIGN(DamageMeter error, DamageMeter::create(original, data, DamageMeter::Kind::kError));
+    OF_ASSIGN(DamageMeter task, DamageMeter::create(original, data));
+    return Meter(std::move(error), std::move(task));
   }
 
   struct Measured {
@@ -30,18 +29,20 @@ class Meter {
     std::optional<double> task;
   };
   Result<Measured> measure(const Model& changed) const {
-    OF_ASSIGN(const Recording outputs, record(changed, error_->data(), error_->output_names()));
-    OF_ASSIGN(const Damage error, error_->measure(outputs));
+    OF_ASSIGN(const Recording outputs, record(changed, error_.data(), error_.output_names()));
+    OF_ASSIGN(const Damage error, error_.measure(outputs));
     Measured measured{error.value, {}};
-    if (task_->task_kind().empty()) return measured;
-    OF_ASSIGN(const Damage task, task_->measure(outputs));
+    if (task_.task_kind().empty()) return measured;
+    OF_ASSIGN(const Damage task, task_.measure(outputs));
     measured.task = task.task;
     return measured;
   }
-  const DamageMeter& task() const { return *task_; }
+  const DamageMeter& task() const { return task_; }
 
  private:
-  std::optional<DamageMeter> error_, task_;
+  Meter(DamageMeter error, DamageMeter task) : error_(std::move(error)), task_(std::move(task)) {}
+
+  DamageMeter error_, task_;
 };
 
 Status fill_weights(const Model& model, int bits, BctTable& table, BctRow& row) {

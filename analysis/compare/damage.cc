@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "analysis/calibrate/refit.h"
 #include "analysis/compare/accumulate.h"
 #include "analysis/compare/task.h"
 
@@ -28,13 +30,29 @@ std::vector<Datum> in_order(const Model& model, const Taps& taps) {
   return data;
 }
 
+// The rows whose flag is set.
+Result<Datum> array_of(const Matrix& matrix, const std::vector<char>& flags) {
+  std::vector<double> numbers;
+  std::int64_t rows = 0;
+  for (std::int64_t row = 0; row < matrix.rows; ++row) {
+    if (flags[static_cast<std::size_t>(row)] == 0) continue;
+    ++rows;
+    for (std::int64_t c = 0; c < matrix.cols; ++c) numbers.push_back(matrix.at(row, c));
+  }
+  OF_ASSIGN(const Tensor tensor, from_doubles(DType::kFloat64, {rows, matrix.cols}, numbers));
+  OF_ASSIGN(Array array, to_array(tensor, Precision::kFloat64));
+  return Datum(std::move(array));
+}
+
 }  // namespace
 
 Result<DamageMeter> DamageMeter::create(const Model& original, const Dataset& data, std::optional<Kind> force,
-                                        const Recording* known) {
+                                        const Recording* known, Rows rows) {
   DamageMeter meter;
   meter.model_ = original.clone();
   meter.data_ = &data;
+  meter.rows_ = rows;
+  for (const Feeds& feeds : data.batches) meter.masks_.push_back(row_mask(original, feeds));
   if (known != nullptr) {
     for (const Taps& batch : known->batches) {
       Taps& kept = meter.outputs_.batches.emplace_back();
@@ -76,6 +94,29 @@ Result<std::optional<TaskMetrics>> DamageMeter::task_of(const Recording& outputs
   return task.result();
 }
 
+// Counts the rows that are to count.
+Status DamageMeter::add_rows(OutputAccumulator& sums, const Datum& before, const Datum& after,
+                             std::size_t batch) const {
+  const RowMask& mask = masks_[batch];
+  const bool whole = rows_ == Rows::kAll && mask.keep.empty();
+  const bool rows = before.is_array() && after.is_array() && before.array.dims() == after.array.dims() &&
+                    is_float(before.array.dtype()) && before.array.rank() > 1;
+  if (whole || !rows) return sums.add(before, after, batch);
+  OF_ASSIGN(const Matrix a, rows_of(before, mask));
+  OF_ASSIGN(const Matrix b, rows_of(after, mask));
+  std::vector<char> counted(static_cast<std::size_t>(a.rows), 1);
+  if (rows_ == Rows::kHeldOut) {
+    const std::vector<std::int64_t>& sizes = data_->batch_sizes;
+    const auto here = sizes.begin() + static_cast<std::ptrdiff_t>(std::min(batch, sizes.size()));
+    const std::int64_t first = std::accumulate(sizes.begin(), here, std::int64_t{0});
+    const std::int64_t all = std::accumulate(here, sizes.end(), first);
+    if (all >= kHeldOutEvery) counted = held_out_rows(a.rows, here == sizes.end() ? 0 : *here, first, all);
+  }
+  OF_ASSIGN(const Datum x, array_of(a, counted));
+  OF_ASSIGN(const Datum y, array_of(b, counted));
+  return sums.add(x, y, batch);
+}
+
 // Of batches [begin, end).
 Result<double> DamageMeter::distance(const Recording& outputs, std::size_t begin, std::size_t end) const {
   double worst = 0;
@@ -86,7 +127,7 @@ Result<double> DamageMeter::distance(const Recording& outputs, std::size_t begin
     for (std::size_t i = begin; i < end && there; ++i) {
       const auto found = outputs.batches[i].find(output->name());
       there = found != outputs.batches[i].end();
-      if (there) OF_TRY(sums.add(outputs_.batches[i].at(output->name()), found->second, i));
+      if (there) OF_TRY(add_rows(sums, outputs_.batches[i].at(output->name()), found->second, i));
     }
     if (!there) continue;
     const OutputMetrics metrics = sums.result();

@@ -17,12 +17,40 @@ constexpr std::int64_t kLeastRows = 16;
 struct Sums {
   double n = 0, s = 0, t = 0, ss = 0, st = 0, tt = 0;
 
+  void add(double x, double y, double weight) {
+    n += weight;
+    s += weight * x;
+    t += weight * y;
+    ss += weight * x * x;
+    st += weight * x * y;
+    tt += weight * y * y;
+  }
+
   // Sum of (scale s + shift - t)^2.
   double error(double scale, double shift) const {
     return std::max(0.0,
                     scale * scale * ss + n * shift * shift + tt + 2 * (scale * shift * s - scale * st - shift * t));
   }
 };
+
+// Rows that are fitted, and those held out to judge by; sums by channel.
+struct Split {
+  std::vector<Sums> train, check;
+  std::int64_t train_rows = 0, check_rows = 0;
+};
+
+double row_energy(const Matrix& rows, std::int64_t row) {
+  double energy = 0;
+  for (std::int64_t c = 0; c < rows.cols; ++c) energy += rows.at(row, c) * rows.at(row, c);
+  return energy;
+}
+
+double median(std::vector<double> numbers) {
+  if (numbers.empty()) return 0;
+  const auto middle = numbers.begin() + static_cast<std::ptrdiff_t>(numbers.size() / 2);
+  std::nth_element(numbers.begin(), middle, numbers.end());
+  return *middle;
+}
 
 // A value of one model and the node in front of which it can be read.
 struct Stop {
@@ -143,21 +171,24 @@ class Fitter {
   Status fit(const Probe& probe) {
     OF_TRY(student_->run_until(probe.changed.node));
     OF_TRY(teacher_->run_until(probe.original.node));
-    std::vector<Sums> train(static_cast<std::size_t>(probe.dims[0])), check(train.size());
+    OF_ASSIGN(const std::vector<double> energies, row_energies(probe));
+    const double floor = median(energies);
+    const auto channels = static_cast<std::size_t>(probe.dims[0]);
+    Split split{std::vector<Sums>(channels), std::vector<Sums>(channels)};
     std::int64_t first = 0;
     for (std::size_t batch = 0; batch < data_.batches.size(); ++batch) {
       const std::int64_t samples = batch < data_.batch_sizes.size() ? data_.batch_sizes[batch] : 0;
-      OF_TRY(add_batch(probe, batch, samples, first, train, check));
+      OF_TRY(add_batch(probe, batch, samples, first, floor, split));
       first += samples;
     }
     ChannelFit& out = fits_[probe.site->value];
-    out.rows = static_cast<std::int64_t>(train[0].n);
-    if (out.rows < kLeastRows || check[0].n == 0) {
+    out.rows = split.train_rows;
+    if (out.rows < kLeastRows || split.check_rows == 0) {
       out.why = "too few rows of data reach it";
       return {};
     }
-    solve(probe, train, out);
-    judge(check, out);
+    solve(probe, split.train, out);
+    judge(split.check, out);
     if (!out.accepted) {
       std::fill(out.scale.begin(), out.scale.end(), 1.0);
       std::fill(out.shift.begin(), out.shift.end(), 0.0);
@@ -167,8 +198,20 @@ class Fitter {
     return put(*probe.shift, probe, out.shift);
   }
 
-  Status add_batch(const Probe& probe, std::size_t batch, std::int64_t samples, std::int64_t first,
-                   std::vector<Sums>& train, std::vector<Sums>& check) const {
+  // Squares of the rows of the original.
+  Result<std::vector<double>> row_energies(const Probe& probe) const {
+    std::vector<double> energies;
+    for (std::size_t batch = 0; batch < data_.batches.size(); ++batch) {
+      OF_ASSIGN(const Datum theirs, teacher_->value(batch, *probe.original.value));
+      if (!theirs.is_array()) continue;
+      OF_ASSIGN(const Matrix t, rows_of(theirs, masks_[batch], probe.site->axis));
+      for (std::int64_t row = 0; row < t.rows; ++row) energies.push_back(row_energy(t, row));
+    }
+    return energies;
+  }
+
+  Status add_batch(const Probe& probe, std::size_t batch, std::int64_t samples, std::int64_t first, double floor,
+                   Split& split) const {
     OF_ASSIGN(const Datum ours, student_->value(batch, *probe.changed.value));
     OF_ASSIGN(const Datum theirs, teacher_->value(batch, *probe.original.value));
     if (!ours.is_array() || !theirs.is_array() || ours.array.dims() != theirs.array.dims()) return {};
@@ -176,17 +219,12 @@ class Fitter {
     OF_ASSIGN(const Matrix t, rows_of(theirs, masks_[batch], probe.site->axis));
     const std::vector<char> held = held_out_rows(s.rows, samples, first, samples_);
     for (std::int64_t row = 0; row < s.rows; ++row) {
-      std::vector<Sums>& to = held[static_cast<std::size_t>(row)] != 0 ? check : train;
+      const bool out = held[static_cast<std::size_t>(row)] != 0;
+      const double energy = row_energy(t, row), weight = floor > 0 ? 2 * floor / (energy + floor) : 1;
       for (std::int64_t c = 0; c < s.cols; ++c) {
-        Sums& sums = to[static_cast<std::size_t>(c)];
-        const double x = s.at(row, c), y = t.at(row, c);
-        sums.n += 1;
-        sums.s += x;
-        sums.t += y;
-        sums.ss += x * x;
-        sums.st += x * y;
-        sums.tt += y * y;
+        (out ? split.check : split.train)[static_cast<std::size_t>(c)].add(s.at(row, c), t.at(row, c), weight);
       }
+      ++(out ? split.check_rows : split.train_rows);
     }
     return {};
   }

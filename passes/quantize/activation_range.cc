@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
+#include "analysis/calibrate/row_view.h"
+#include "analysis/calibrate/statistics.h"
 #include "exec/executor.h"
 
 namespace onnxfold {
@@ -16,10 +19,9 @@ Result<std::unique_ptr<Executor>> tapping(const Model& model, const std::vector<
   return Executor::create(model, std::move(options));
 }
 
-void widen(Histogram& histogram, const Array& array) {
-  const float* data = array.data<float>();
-  for (std::int64_t i = 0; i < array.size(); ++i) {
-    const auto x = static_cast<double>(data[i]);
+void widen(Histogram& histogram, std::span<const float> numbers) {
+  for (const float number : numbers) {
+    const auto x = static_cast<double>(number);
     if (!std::isfinite(x)) {
       histogram.finite = false;
       continue;
@@ -27,18 +29,25 @@ void widen(Histogram& histogram, const Array& array) {
     histogram.low = std::min(histogram.low, x);
     histogram.high = std::max(histogram.high, x);
   }
-  histogram.total += array.size();
+  histogram.total += static_cast<std::int64_t>(numbers.size());
 }
 
-void count(Histogram& histogram, const Array& array) {
+void count(Histogram& histogram, std::span<const float> numbers) {
   const double width = (histogram.high - histogram.low) / static_cast<double>(kBins);
-  const float* data = array.data<float>();
-  for (std::int64_t i = 0; i < array.size(); ++i) {
-    const auto x = static_cast<double>(data[i]);
+  for (const float number : numbers) {
+    const auto x = static_cast<double>(number);
     if (!std::isfinite(x)) continue;
     const double at = width > 0 ? (x - histogram.low) / width : 0;
     ++histogram.counts[std::min(kBins - 1, static_cast<std::size_t>(at))];
   }
+}
+
+// All numbers but those of padded positions, one after the other.
+Result<RowView> counted_rows(const Datum& datum, const RowMask& mask) {
+  if (datum.array.rank() > 0) return RowView::of(datum, mask);
+  Datum row = datum;
+  row.array = datum.array.reshaped({1});
+  return RowView::of(row, mask);
 }
 
 ActivationRange percentile_range(const Histogram& h, double percentile) {
@@ -154,14 +163,17 @@ Result<std::map<std::string, Histogram>> collect_histograms(const Model& model, 
   OF_ASSIGN(const auto executor, tapping(model, values));
   for (const bool counting : {false, true}) {
     for (const Feeds& feeds : data.batches) {
+      const RowMask mask = row_mask(model, feeds);
       const Executor::TapSink sink = [&](const Value& value, const Datum& datum) -> Status {
         if (!datum.is_array() || datum.array.storage() != Storage::kFloat || datum.array.size() == 0) return {};
         Histogram& histogram = found[value.name()];
+        OF_ASSIGN(const RowView rows, counted_rows(datum, mask));
+        const std::span<const float> numbers(rows.floats(), static_cast<std::size_t>(rows.rows() * rows.cols()));
         if (counting) {
           histogram.counts.resize(kBins);
-          count(histogram, datum.array);
+          count(histogram, numbers);
         } else {
-          widen(histogram, datum.array);
+          widen(histogram, numbers);
         }
         return {};
       };

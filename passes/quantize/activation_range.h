@@ -30,7 +30,8 @@ struct Histogram {
   }
 };
 
-// By value name; values that are no float arrays, or that no batch computes, are left out. Two runs over the data: for
+// By value name; values that are no float arrays, or that no batch computes, are left out, and so are positions that a
+// mask input of the data marks as padding. Two runs over the data: for
 // the range, and for the counts. Errors: those of the executor.
 Result<std::map<std::string, Histogram>> collect_histograms(const Model& model, const Dataset& data,
                                                             const std::vector<std::string>& values);

@@ -5,6 +5,7 @@
 // Lossy, without data: each run measures the range of its activations. Weights in 8 bits with one scale a channel: int8
 // for products, which ONNX Runtime fuses to DynamicQuantizeMatMul or MatMulIntegerToFloat; uint8 around 128 for
 // convolutions, whose int8 kernel there is a slow one (a 3x3 of 64 channels: 26 ms against 2.1 ms, in float 1.4 ms).
+// Embedding tables in int8 too (table_int8.h).
 #include <fmt/format.h>
 
 #include <map>
@@ -13,6 +14,7 @@
 #include "ir/match.h"
 #include "passes/quantize/channel_int8.h"
 #include "passes/quantize/int8_target.h"
+#include "passes/quantize/table_int8.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -50,6 +52,10 @@ class DynamicInt8 final : public Pass {
                    fmt::format("warning: slow with ONNX Runtime, {} convolution{}: smaller, but slower than in "
                                "float; they are fast with qdq-int8",
                                convolutions, convolutions == 1 ? "" : "s"));
+    }
+    if (options_.tables) {
+      OF_ASSIGN(const bool tables, quantize_tables(graph, options_, context));
+      any = any || tables;
     }
     return any;
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ir/match.h"
+#include "passes/quantize/table_int8.h"
 #include "passes/quantize/weight_source.h"
 
 namespace onnxfold {
@@ -52,7 +53,9 @@ Int8Target target_of(Node& node, const WeightSource& source) {
 }
 
 // Says what stays in float beside products and convolutions: tables, recurrent weights, what is added.
-void name_other(const Node& node, std::int64_t min_elements, PassContext& context) {
+void name_other(const Node& node, const Int8Options& options, PassContext& context) {
+  const std::int64_t min_elements = options.min_elements;
+  if (options.tables && int8_table(node) != nullptr) return;
   if (const std::string already = quantized_already(node); !already.empty()) {
     context.skipped(node.label(), already);
     return;
@@ -72,7 +75,7 @@ void name_other(const Node& node, std::int64_t min_elements, PassContext& contex
   if (bytes == 0) return;
   const bool table = node.is("Gather") || node.is("EmbedLayerNormalization", "com.microsoft");
   context.skipped(node.label(),
-                  table ? "tables have no integer form here; rtn:bits=8 stores them in 8 bits"
+                  table ? "this table has no integer form here; rtn:bits=8 stores it in 8 bits"
                         : fmt::format("{} has no integer form", node.op_type()),
                   bytes);
 }
@@ -85,6 +88,7 @@ Int8Options int8_options(const PassOptions& options) {
   made.limit = options.flag("reduce-range") ? 63 : 127;
   made.include = options.patterns("include");
   made.exclude = options.patterns("exclude");
+  made.tables = options.flag("tables");
   return made;
 }
 
@@ -93,7 +97,7 @@ std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options&
   for (Node* node : graph.nodes()) {
     const WeightSource source = integer_form(*node) ? weight_source(node->input(1)) : WeightSource();
     if (source.weight == nullptr || constant(node->input(0)) != nullptr) {
-      name_other(*node, options.min_elements, context);
+      name_other(*node, options, context);
       continue;
     }
     if (const std::string why = refusal(*node, *source.weight, options); !why.empty()) {

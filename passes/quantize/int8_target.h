@@ -13,9 +13,10 @@ struct Int8Options {
   std::int64_t min_elements = 1024;
   int limit = 127;  // largest code of a weight
   std::vector<std::string> include, exclude;
+  bool tables = true;  // table_int8.h takes those it can
 };
 
-// Reads min-elements, reduce-range, include and exclude.
+// Reads min-elements, reduce-range, include, exclude and tables.
 Int8Options int8_options(const PassOptions& options);
 
 struct Int8Target {

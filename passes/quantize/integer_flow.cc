@@ -155,12 +155,19 @@ class FlowFinder {
     std::vector<FlowNode> kept;
     std::set<const Value*> wanted;  // looked up only
     for (auto made = reached.rbegin(); made != reached.rend(); ++made) {
-      if (!is_pool(*made->node) && !is_read(*made, wanted)) continue;
+      if (!is_pool(*made->node) && !joins_codes(*made) && !is_read(*made, wanted)) continue;
       for (const std::size_t i : made->operands) wanted.insert(made->node->input(i));
       kept.push_back(*made);
     }
     std::reverse(kept.begin(), kept.end());
     return kept;
+  }
+
+  // A join of results that are codes already moves a quarter of the bytes, whoever reads it.
+  bool joins_codes(const FlowNode& made) const {
+    return made.node->is("Concat") && std::all_of(made.operands.begin(), made.operands.end(), [&](std::size_t i) {
+             return rounded_.contains(made.node->input(i));
+           });
   }
 
   bool is_read(const FlowNode& made, const std::set<const Value*>& wanted) const {

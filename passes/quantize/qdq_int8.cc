@@ -5,7 +5,7 @@
 // Activations in uint8 with one scale a value, from ranges seen on the data; weights in int8 with one scale a channel;
 // the bias in int32 with the scale of both. Placed so that ONNX Runtime makes integer kernels of it:
 // MatMulIntegerToFloat, QGemm, and QLinearConv, which needs its output quantized too (behind the Relu or Clip that
-// follows it).
+// follows it). Embedding tables in int8 too (table_int8.h).
 #include <fmt/format.h>
 
 #include <map>
@@ -18,6 +18,7 @@
 #include "passes/quantize/channel_int8.h"
 #include "passes/quantize/integer_flow.h"
 #include "passes/quantize/qdq_pairs.h"
+#include "passes/quantize/table_int8.h"
 #include "passes/rewrite.h"
 
 namespace onnxfold {
@@ -43,7 +44,19 @@ class QdqInt8 final : public Pass {
     }
     if (graph.parent() != nullptr) return false;  // no range is known inside a subgraph
     std::vector<Int8Target> targets = find_int8_targets(graph, options_.targets, context);
-    if (targets.empty()) return false;
+    bool any = false;
+    if (!targets.empty()) {
+      OF_ASSIGN(any, quantize_products(graph, std::move(targets), context));
+    }
+    if (options_.targets.tables) {
+      OF_ASSIGN(const bool tables, quantize_tables(graph, options_.targets, context));
+      any = any || tables;
+    }
+    return any;
+  }
+
+ private:
+  Result<bool> quantize_products(Graph& graph, std::vector<Int8Target> targets, PassContext& context) {
     bool raised = false;
     if (graph.opset() < kPerAxisOpset) {
       OF_TRY(convert_opset(context.model(), kPerAxisOpset));
@@ -63,7 +76,6 @@ class QdqInt8 final : public Pass {
     return raised || !targets.empty();
   }
 
- private:
   std::vector<FlowNode> flow_of(const Graph& graph, const std::vector<Int8Target>& targets,
                                 const std::function<bool(const Value&)>& known) const {
     return options_.between ? find_integer_flow(graph, targets, known) : std::vector<FlowNode>{};

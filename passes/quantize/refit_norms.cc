@@ -4,10 +4,13 @@
 // (the cheapest repair after rounding without data: the error that reaches a norm is undone as far as one factor and
 // one number a channel can). Conditions: a lossy pass before (the pipeline keeps what the model was then), calibration
 // data; gain constant; bias constant or of a LayerNormalization, else only the gain is refitted. Kept only where
-// held-out rows come nearer. Lossy.
+// held-out rows come nearer, and none when the outputs of the model do not. Lossy.
 #include <fmt/format.h>
 
+#include <map>
+
 #include "analysis/heal/channel_fit.h"
+#include "analysis/heal/outcome.h"
 #include "analysis/structure/linear.h"
 #include "analysis/structure/norm.h"
 #include "ir/match.h"
@@ -43,21 +46,43 @@ class RefitNorms final : public Pass {
       context.note("model", "no lossy pass ran before, so there is nothing to repair");
       return false;
     }
-    std::vector<Norm> norms;
     std::vector<ChannelSite> sites;
     for (const Norm& norm : find_norms(graph)) {
-      if (norm.gain == nullptr || constant(norm.gain) == nullptr || norm.gain == norm.bias) {
+      if (!is_own(norm)) {
         context.skipped(norm.last()->label(), "its gain is no constant of its own");
         continue;
       }
-      norms.push_back(norm);
       sites.push_back({norm.output->name(), -1, /*scale=*/true, has_bias(norm)});
     }
-    OF_ASSIGN(const auto fits, fit_channels(context.model(), *context.reference, *context.calibration, sites));
+    OF_ASSIGN(const Fits fits, fit_channels(context.model(), *context.reference, *context.calibration, sites));
+    const auto trial = context.model().clone();
+    PassContext unheard(*trial, "");
+    OF_ASSIGN(const bool any, apply(trial->graph(), fits, unheard));
+    if (any) {
+      OF_ASSIGN(const auto damage,
+                held_out_damage(*context.reference, *context.calibration, {&context.model(), trial.get()}));
+      if (!(damage[1] < damage[0])) {
+        context.note("model", fmt::format("no norm refitted: they come nearer one by one, but the outputs go away "
+                                          "(damage {:.3g}, was {:.3g})",
+                                          damage[1], damage[0]));
+        return false;
+      }
+    }
+    return apply(graph, fits, context);
+  }
+
+ private:
+  using Fits = std::map<std::string, ChannelFit>;
+
+  static bool is_own(const Norm& norm) {
+    return norm.gain != nullptr && constant(norm.gain) != nullptr && norm.gain != norm.bias;
+  }
+
+  static Result<bool> apply(Graph& graph, const Fits& fits, PassContext& context) {
     bool any = false;
-    for (const Norm& norm : norms) {
+    for (const Norm& norm : find_norms(graph)) {
       const auto found = fits.find(norm.output->name());
-      if (found == fits.end()) continue;
+      if (found == fits.end() || !is_own(norm)) continue;
       const ChannelFit& fit = found->second;
       if (!fit.accepted) {
         context.skipped(norm.last()->label(), fit.why.empty() ? "the held-out error does not fall" : fit.why);
@@ -71,7 +96,6 @@ class RefitNorms final : public Pass {
     return any;
   }
 
- private:
   static bool has_bias(const Norm& norm) {
     if (norm.bias != nullptr) return constant(norm.bias) != nullptr;
     return norm.fused && norm.last()->is("LayerNormalization");

@@ -142,8 +142,12 @@ constexpr OptionSpec kReduceRange{
     "reduce-range", kBool, "false",
     "Weights of 7 bits, for x86 processors without VNNI, whose products of 8 bits may saturate"};
 
+constexpr OptionSpec kInt8Tables{"tables", kBool, "true",
+                                 "Also embedding tables: int8 with one scale a row, decoded behind the Gather"};
+
 constexpr OptionSpec kDynamicInt8Options[] = {
     {"convolutions", kBool, "true", "Also Conv (smaller, but no faster in ONNX Runtime)"},
+    kInt8Tables,
     kReduceRange,
     kMinElements,
     kInclude,
@@ -159,6 +163,7 @@ constexpr OptionSpec kQdqInt8Options[] = {
      "Sums, pools and activations between convolutions: integer also on 8 bits where runtimes have kernels; float "
      "nearer to the original, slower",
      "integer|float"},
+    kInt8Tables,
     kReduceRange,
     {"min-elements", kInt, "0", "Smaller weights are left alone", "0.."},
     kInclude,

@@ -56,6 +56,39 @@ TEST(ChannelFit, AShiftAloneLeavesTheScale) {
   }
 }
 
+// One row in five is a hundred times the others, and so is its error: what is added to all must not come from it.
+TEST(ChannelFit, FewLargeRowsDoNotDecide) {
+  Dataset data = samples(16);
+  for (Feeds& feeds : data.batches) {
+    std::vector<double> numbers = *to_doubles(feeds["x"].array);
+    for (std::size_t c = 0; c < 3; ++c) numbers[6 + c] = 100;
+    feeds["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, {1, 5, 3}, numbers), Precision::kFloat32));
+  }
+  const auto original = affine("1, 1, 1", "0, 0, 0"), changed = affine("1.02, 1.02, 1.02", "0, 0, 0");
+  const auto fits = fit_channels(*changed, *original, data, {{"h", -1, false, true}});
+  ASSERT_TRUE(fits) << fits.error().message;
+  for (const double shift : fits->at("h").shift) EXPECT_LT(std::fabs(shift), 0.02);  // the plain mean: -0.4
+}
+
+// The changed model is off by 1, and by 100 at the position that the mask leaves out.
+TEST(ChannelFit, PaddingDoesNotCount) {
+  const auto model = [](const std::string& nodes) {
+    return model_from_text(
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N, 5, 3] x, int64[N, 5] attention_mask) => "
+        "(float[N, 5, 3] y) <float[3] s = {1, 1, 1}, float[1] far = {100}, int64[1] two = {2}> { "
+        "b = Cast<to = 9>(attention_mask) k = Unsqueeze(b, two) o = Where(k, s, far) " +
+        nodes + " y = Relu(h) }");
+  };
+  Dataset data = samples(16);
+  for (Feeds& feeds : data.batches) {
+    feeds["attention_mask"] = Datum(*to_array(Tensor::of<std::int64_t>({1, 5}, {1, 1, 1, 1, 0}), Precision::kFloat32));
+  }
+  const auto original = model("h = Add(x, far)"), changed = model("z = Add(x, far) h = Sub(z, o)");
+  const auto fits = fit_channels(*changed, *original, data, {{"h", -1, false, true}});
+  ASSERT_TRUE(fits) << fits.error().message;
+  for (const double shift : fits->at("h").shift) EXPECT_NEAR(shift, 1, 1e-4);
+}
+
 TEST(ChannelFit, LaterSitesSeeWhatEarlierOnesMoved) {
   const auto original = affine("1, 1, 1", "1, 2, 3"), changed = affine("2, 1, 1", "1, 2, 3");
   const auto fits = fit_channels(*changed, *original, samples(16), {{"m", -1, true, true}, {"h", -1, true, true}});

@@ -66,7 +66,7 @@ TEST(CorrectBias, IntegerConvolutionsKeepTheirInt32Bias) {
   for (const char* first : {"h = Conv<pads=[1,1,1,1]>(x, u)", "h = Conv<pads=[1,1,1,1]>(x, u, c)"}) {
     const std::string text = convolution(std::string(first) + " r = Relu(h) y = Conv<pads=[1,1,1,1]>(r, v)");
     const auto run = run_passes(
-        {{"qdq-int8", {{"reduce-range", "true"}, {"ranges", "min-max"}}, {}}, {"correct-bias", {}, {}}}, text, &data);
+        {{"qdq-int8", {{"ranges", "percentile"}, {"percentile", "80"}}, {}}, {"correct-bias", {}, {}}}, text, &data);
     ASSERT_TRUE(run.did());
     for (const Node* node : run.model->graph().nodes_of("Conv")) {
       const Value* bias = node->input(2);
@@ -79,6 +79,37 @@ TEST(CorrectBias, IntegerConvolutionsKeepTheirInt32Bias) {
                            std::make_unique<Dataset>(positive({48, 64})).get())
                     .changed);
   }
+}
+
+// What the model gives is a difference: both sides have the same error, and only one has rows enough to be mended.
+constexpr const char* kDifference =
+    "<ir_version: 10, opset_import: [\"\" : 21, \"com.microsoft\" : 1]> g (float[48, 64] x) => (float[48, 32] y) "
+    "<float[64, 32] u = {}, float[64, 32] v = {}, int64[1] samples = {0}> { a = MatMul(x, u) m = ReduceMean(x, "
+    "samples) "
+    "n = MatMul(m, u) ";
+
+TEST(CorrectBias, KeepsNothingThatTakesTheOutputsAway) {
+  const Dataset data = positive({48, 64});
+  const auto run =
+      run_passes({kTwoBits, {"correct-bias", {}, {}}}, std::string(kDifference) + "y = Sub(a, n) }", &data);
+  ASSERT_TRUE(run.changed) << run.changed.error().message;
+  EXPECT_FALSE(*run.changed);
+  EXPECT_TRUE(run.says("the outputs go away"));
+  // Alone the same product is mended.
+  EXPECT_TRUE(run_passes({kTwoBits, {"correct-bias", {}, {}}}, products("y = MatMul(x, v)"), &data).did());
+}
+
+TEST(CorrectBias, LeavesStreamsWhereOnlyTheRestHelps) {
+  const Dataset data = positive({48, 64});
+  const auto run = run_passes(
+      {kTwoBits, {"correct-bias", {}, {}}},
+      std::string(kDifference) + "b = Neg(n) s = Add(a, b) p = MatMul(x, v) r = Relu(p) y = Add(s, r) }", &data);
+  ASSERT_TRUE(run.did()) << (run.changed ? "nothing kept" : run.changed.error().message);
+  const auto products = run.model->graph().nodes_of("MatMulNBits", "com.microsoft");
+  ASSERT_EQ(products.size(), 3U);
+  EXPECT_EQ(products[0]->input(5), nullptr);
+  EXPECT_EQ(products[1]->input(5), nullptr);
+  EXPECT_NE(products[2]->input(5), nullptr);
 }
 
 TEST(CorrectBias, NearMisses) {

@@ -149,6 +149,22 @@ TEST(IntegerFlow, NothingIsRoundedThatNoOneNeedsInCodes) {
   EXPECT_FALSE(is_rounded(run.model->graph().nodes_of("Add")[0]->input(1)));
 }
 
+TEST(IntegerFlow, CodesAreJoinedWhoeverReadsThem) {
+  const Dataset data = images();
+  const auto run = run_calibrated(
+      "qdq-int8", network("d = Conv <pads = [1, 1, 1, 1]> (x, a) j = Concat <axis = 1> (c, d) v = Tanh(j)", "", 8),
+      &data);
+  ASSERT_TRUE(run.did());
+  expect_on_codes(*run.model->graph().nodes_of("Concat")[0], 2);
+  const auto mixed = run_calibrated("qdq-int8",
+                                    network("j = Concat <axis = 1> (c, x) f = Abs(x) k = Concat <axis = 1> (f, c) t = "
+                                            "Tanh(k) v = Add(j, t)",
+                                            "", 8),
+                                    &data);
+  ASSERT_TRUE(mixed.did());
+  EXPECT_TRUE(mixed.says("1 Concat"));
+}
+
 TEST(IntegerFlow, ProductsOfFloatResultKeepTheirResidualStream) {
   const std::string text =
       "<ir_version: 9, opset_import: [\"\" : 18]> g (float[2, 4, 8, 8] x) => (float[A, B, C, D] y) <float[8, 8] a = "

@@ -113,6 +113,22 @@ TEST(ActivationRange, ClippingAnOutlierPays) {
   }
 }
 
+TEST(ActivationRange, PaddingIsNotSeen) {
+  const auto model = test::model_from_text(
+      "<ir_version: 8, opset_import: [\"\" : 17]> g (float[2, 3, 1] x, int64[2, 3] attention_mask) => (float[2, 3, 1] "
+      "y) "
+      "{ y = Neg(x) }");
+  Dataset data;
+  Feeds feeds;
+  feeds["x"] = Datum(*to_array(Tensor::of<float>({2, 3, 1}, {1, 2, 3, 4, 5, 60}), Precision::kFloat32));
+  feeds["attention_mask"] = Datum(*to_array(Tensor::of<std::int64_t>({2, 3}, {1, 1, 1, 1, 1, 0}), Precision::kFloat32));
+  data.batches.push_back(std::move(feeds));
+  const auto found = collect_histograms(*model, data, {"y"});
+  ASSERT_TRUE(found) << found.error().message;
+  EXPECT_EQ(found->at("y").low, -5);
+  EXPECT_EQ(found->at("y").total, 5);
+}
+
 TEST(ActivationRange, ZeroIsRepresentedExactly) {
   const Uint8Grid grid = uint8_grid({-1, 3});
   EXPECT_EQ(grid.zero, 64);

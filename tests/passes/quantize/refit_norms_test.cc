@@ -67,6 +67,18 @@ TEST(RefitNorms, NormsThatShareAGainGetTheirOwn) {
   EXPECT_NE(norms[0]->input(1), norms[1]->input(1));
 }
 
+// The output holds the difference of two equal norms; one has a gain that is computed and stays as it is.
+TEST(RefitNorms, KeepsNothingThatTakesTheOutputsAway) {
+  const Dataset data = rows(256);
+  const auto run = run_passes({kTwoBits, kRefit},
+                              graph("h = MatMul(x, u) r = Add(h, x) n = LayerNormalization(r, g, b) q = Neg(g) k = "
+                                    "Neg(q) o = LayerNormalization(r, k, b) d = Sub(n, o) y = Add(d, x)"),
+                              &data);
+  ASSERT_TRUE(run.changed) << run.changed.error().message;
+  EXPECT_FALSE(*run.changed);
+  EXPECT_TRUE(run.says("the outputs go away"));
+}
+
 TEST(RefitNorms, NearMisses) {
   const Dataset data = rows(256);
   const std::string text = graph("h = MatMul(x, u) r = Add(h, x) y = LayerNormalization(r, g, b)");

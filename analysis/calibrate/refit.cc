@@ -9,6 +9,7 @@
 namespace onnxfold {
 namespace {
 
+constexpr std::int64_t kEvery = 8;  // one sample in eight is held out
 
 double dot(const Matrix& a, const Matrix& b) {
   double sum = 0;
@@ -55,9 +56,9 @@ std::vector<char> held_out_rows(std::int64_t rows, std::int64_t samples, std::in
                                 std::int64_t all_samples) {
   std::vector<char> flags(static_cast<std::size_t>(rows), 0);
   for (std::int64_t row = 0; row < rows; ++row) {
-    const bool held = all_samples < kHeldOutEvery || samples <= 0
-                          ? row >= rows - rows / kHeldOutEvery
-                          : (first_sample + row * samples / rows) % kHeldOutEvery == kHeldOutEvery - 1;
+    const bool held = all_samples < kEvery || samples <= 0
+                          ? row >= rows - rows / kEvery
+                          : (first_sample + row * samples / rows) % kEvery == kEvery - 1;
     flags[static_cast<std::size_t>(row)] = held ? 1 : 0;
   }
   return flags;

@@ -21,7 +21,6 @@ struct Regression {
   double error(const Matrix& weight) const;
 };
 
-inline constexpr std::int64_t kHeldOutEvery = 8;
 // Which rows of a batch are held out: those of every eighth sample, or the last eighth of the rows of each batch when
 // the data has fewer than eight samples. Rows of a sample lie together.
 std::vector<char> held_out_rows(std::int64_t rows, std::int64_t samples, std::int64_t first_sample,

@@ -110,7 +110,10 @@ Status DamageMeter::add_rows(OutputAccumulator& sums, const Datum& before, const
     const auto here = sizes.begin() + static_cast<std::ptrdiff_t>(std::min(batch, sizes.size()));
     const std::int64_t first = std::accumulate(sizes.begin(), here, std::int64_t{0});
     const std::int64_t all = std::accumulate(here, sizes.end(), first);
-    if (all >= kHeldOutEvery) counted = held_out_rows(a.rows, here == sizes.end() ? 0 : *here, first, all);
+    const std::vector<char> samples = held_out_rows(all, all, 0, all);
+    if (std::any_of(samples.begin(), samples.end(), [](char held) { return held != 0; })) {
+      counted = held_out_rows(a.rows, here == sizes.end() ? 0 : *here, first, all);
+    }
   }
   OF_ASSIGN(const Datum x, array_of(a, counted));
   OF_ASSIGN(const Datum y, array_of(b, counted));

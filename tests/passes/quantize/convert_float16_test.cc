@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "ir/verify.h"
 #include "tests/support/calibrated_run.h"
@@ -148,6 +149,31 @@ TEST(ConvertFloat16, WeightsAlone) {
     const auto model = converted(kChain, {{"weights-only", "true"}, {"to", type}, {"min-elements", "0"}});
     EXPECT_EQ(operators(*model), (std::vector<std::string>{"Cast", "Cast", "MatMul", "Add", "Relu"}));
     EXPECT_EQ(test::difference(*model_from_text(kChain), *model, Precision::kFloat32, 2e-2), "");
+  }
+}
+
+// Times the identity, in float64: what is left is the rounding of each weight, half a step of its type at most.
+TEST(ConvertFloat16, EveryWeightIsRoundedToTheNearest) {
+  const std::string text = graph("(float[16, 16] x) => (float[16, 24] y)", "float[16, 24] w = {}", "y = MatMul(x, w)");
+  std::vector<double> eye(256);
+  for (std::size_t i = 0; i < 16; ++i) eye[17 * i] = 1;
+  const auto numbers = [&](const Model& model) {
+    ExecutorOptions options;
+    options.precision = Precision::kFloat64;
+    Feeds feeds;
+    feeds["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, {16, 16}, eye), Precision::kFloat64));
+    return *to_doubles((*Executor::create(model, options))->run(feeds)->outputs[0].array);
+  };
+  const std::vector<double> wanted = numbers(*model_from_text(text));
+  for (const auto& [type, bits] : {std::pair<const char*, int>{"float16", 11}, {"bfloat16", 8}}) {
+    const auto got = numbers(*converted(text, {{"weights-only", "true"}, {"to", type}, {"min-elements", "0"}}));
+    double most = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      if (std::fabs(wanted[i]) < 1e-3) continue;  // subnormal in float16
+      most = std::max(most, std::fabs(got[i] - wanted[i]) / std::fabs(wanted[i]));
+    }
+    EXPECT_LE(most, std::ldexp(1.0, -bits)) << type;
+    EXPECT_GT(most, std::ldexp(0.7, -bits)) << type;
   }
 }
 

@@ -104,15 +104,14 @@ ActivationRange mse_range(const Histogram& h) {
   return best;
 }
 
-// KL(P || Q) where Q is P cut to `bins` bins (what is beyond goes to the last) and rounded to 128 levels.
-double divergence(const std::vector<double>& magnitudes, std::size_t bins) {
-  constexpr std::size_t kLevels = 128;
+// KL(P || Q) where Q is P cut to `bins` bins (what is beyond goes to the last) and rounded to `levels` levels.
+double divergence(const std::vector<double>& magnitudes, std::size_t bins, std::size_t levels) {
   std::vector<double> p(magnitudes.begin(), magnitudes.begin() + static_cast<std::ptrdiff_t>(bins));
   for (std::size_t i = bins; i < magnitudes.size(); ++i) p[bins - 1] += magnitudes[i];
   double total_p = 0, total_q = 0;
   std::vector<double> q(bins);
-  for (std::size_t level = 0; level < kLevels; ++level) {
-    const std::size_t first = level * bins / kLevels, last = (level + 1) * bins / kLevels;
+  for (std::size_t level = 0; level < levels; ++level) {
+    const std::size_t first = level * bins / levels, last = (level + 1) * bins / levels;
     double sum = 0;
     std::size_t filled = 0;
     for (std::size_t i = first; i < last; ++i) {
@@ -142,10 +141,14 @@ ActivationRange entropy_range(const Histogram& h) {
     const double at = most > 0 ? std::abs(h.centre(bin)) / most * static_cast<double>(kBins) : 0;
     magnitudes[std::min(kBins - 1, static_cast<std::size_t>(at))] += static_cast<double>(h.counts[bin]);
   }
+  // Zeros are exact in any range; where Relu or padding made most of the numbers 0 they would outvote the others, and
+  // cutting nearly all of these would cost nothing.
+  magnitudes[0] = magnitudes[1];
+  const std::size_t levels = h.low < 0 ? 128 : 256;
   std::size_t best = kBins;
-  double least = divergence(magnitudes, kBins);
-  for (std::size_t bins = 128; bins < kBins; bins += 16) {
-    const double found = divergence(magnitudes, bins);
+  double least = divergence(magnitudes, kBins, levels);
+  for (std::size_t bins = levels; bins < kBins; bins += 16) {
+    const double found = divergence(magnitudes, bins, levels);
     if (found < least) {
       least = found;
       best = bins;

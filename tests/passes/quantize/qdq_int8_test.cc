@@ -113,6 +113,19 @@ TEST(ActivationRange, ClippingAnOutlierPays) {
   }
 }
 
+// What Relu leaves: half of the numbers are 0, the others half of a bell curve.
+TEST(ActivationRange, ZerosDoNotOutvoteTheOthers) {
+  Histogram h{0, 4, std::vector<std::int64_t>(2048), 0, true};
+  for (std::size_t bin = 0; bin < 2048; ++bin) {
+    const double at = 4 * (static_cast<double>(bin) + 0.5) / 2048;
+    h.counts[bin] = static_cast<std::int64_t>(1e4 * std::exp(-at * at / 2));
+    h.total += h.counts[bin];
+  }
+  h.counts[0] += h.total;
+  h.total *= 2;
+  EXPECT_GT(choose_range(h, RangeMethod::kEntropy, 0).high, 2.5);
+}
+
 TEST(ActivationRange, PaddingIsNotSeen) {
   const auto model = test::model_from_text(
       "<ir_version: 8, opset_import: [\"\" : 17]> g (float[2, 3, 1] x, int64[2, 3] attention_mask) => (float[2, 3, 1] "

@@ -104,6 +104,15 @@ class LiftLoopInvariants final : public Pass {
     }
   }
 
+  // A body gives back what it makes itself.
+  static void make_outputs_inside(Graph& body, Value& value) {
+    for (std::size_t i = 0; i < body.outputs().size(); ++i) {
+      if (body.outputs()[i] != &value) continue;
+      NodeSpec spec{"Identity", {&value}, {{value.name() + "_out", value.type()}}, {}, "", ""};
+      body.set_output(i, *body.insert(std::move(spec))->output());
+    }
+  }
+
   static std::vector<Attribute> attributes_without(Graph& graph, const Node& node, const States& states,
                                                    const std::vector<bool>& invariant) {
     std::vector<Attribute> attributes;
@@ -114,10 +123,12 @@ class LiftLoopInvariants final : public Pass {
       Graph& body = *std::get<std::unique_ptr<Graph>>(attributes.back().value);
       for (std::size_t i = states.count; i-- > 0;) {
         if (!invariant[i]) continue;
+        Value& inside = *body.inputs()[states.body_input + i];
         Value& outside = *node.input(states.node_input + i);
         clear_name(body, outside.name());
-        body.replace_all_uses(*body.inputs()[states.body_input + i], outside);
         body.remove_output(states.body_output + i);
+        make_outputs_inside(body, inside);
+        body.replace_all_uses(inside, outside);
         body.remove_input(states.body_input + i);
       }
     }

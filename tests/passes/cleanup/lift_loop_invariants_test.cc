@@ -43,6 +43,18 @@ TEST(LiftLoopInvariants, ReadsWhatAScanCarriesAlong) {
                      result));
 }
 
+TEST(LiftLoopInvariants, ABodyThatAlsoCollectsTheValueMakesItItself) {
+  const std::string result = "float[2, 2] p, float[3, 2, 2] y";
+  expect_rewrite("lift-loop-invariants",
+                 net("k, p, y = Loop " + kHead + R"(float[2, 2] v, float[2, 2] s)
+                     => (bool on, float[2, 2] v, float[2, 2] t, float[2, 2] v)
+                     { on = Identity(go) t = MatMul(s, v) }> (n, c, w, x))",
+                     result),
+                 net("p, y = Loop " + kHead + R"(float[2, 2] s) => (bool on, float[2, 2] t, float[2, 2] o)
+                     { on = Identity(go) t = MatMul(s, w) o = Identity(w) }> (n, c, x))",
+                     result));
+}
+
 TEST(LiftLoopInvariants, ALoopThatOnlyHandsOnGoes) {
   expect_rewrite(
       "lift-loop-invariants",

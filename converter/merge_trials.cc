@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "analysis/calibrate/sample_split.h"
 #include "analysis/compare/ensemble.h"
 #include "analysis/compare/task.h"
 
@@ -40,34 +41,23 @@ Result<Scored> score(const std::vector<const Model*>& parents, const Model& mode
   return Scored{report.task == "accuracy" ? *found.task : -*found.task, shown(*found.task, report.task)};
 }
 
-// Every second batch from `which` on, with the rows of the labels that belong
-// to it.
+// Every second batch from `which` on, with the rows of the labels that belong to it.
 Result<Dataset> half_of(const Dataset& data, std::size_t which) {
   Dataset half{{}, {}, {}, data.origin};
-  std::vector<std::pair<std::int64_t, std::int64_t>> rows;  // first and count
+  std::vector<std::int64_t> chosen;  // of all samples
   std::int64_t samples = 0;
   for (std::size_t i = 0; i < data.batches.size(); ++i) {
+    const std::int64_t next = samples + data.batch_sizes[i];
     if (i % 2 == which) {
       half.batches.push_back(data.batches[i]);
       half.batch_sizes.push_back(data.batch_sizes[i]);
-      rows.emplace_back(samples, data.batch_sizes[i]);
+      for (std::int64_t sample = samples; sample < next; ++sample) chosen.push_back(sample);
     }
-    samples += data.batch_sizes[i];
+    samples = next;
   }
   for (const auto& [name, tensor] : data.targets) {
     if (tensor.rank() == 0 || tensor.dims()[0] != samples || samples == 0) continue;
-    OF_ASSIGN(const Bytes bytes, tensor.bytes());
-    const std::size_t row = bytes.span().size() / static_cast<std::size_t>(samples);
-    Buffer kept;
-    Dims dims = tensor.dims();
-    dims[0] = 0;
-    for (const auto& part : rows) {
-      const auto begin =
-          bytes.span().subspan(static_cast<std::size_t>(part.first) * row, static_cast<std::size_t>(part.second) * row);
-      kept.insert(kept.end(), begin.begin(), begin.end());
-      dims[0] += part.second;
-    }
-    half.targets.emplace(name, Tensor::owned(tensor.dtype(), dims, std::move(kept)));
+    OF_ASSIGN(half.targets[name], target_of_samples(tensor, chosen));
   }
   return half;
 }

@@ -63,8 +63,19 @@ std::optional<Feeds> chosen_of(const Model& model, const Feeds& feeds, std::int6
   return part;
 }
 
-// Targets have a row a sample of all the data.
-Result<Tensor> chosen_of(const Tensor& tensor, const Samples& chosen) {
+// Adds the chosen samples of a batch; false where that cannot be.
+bool add_batch(const Model& model, const Dataset& data, std::size_t batch, const Samples& chosen, Dataset& part) {
+  if (chosen.empty()) return true;
+  auto feeds = chosen_of(model, data.batches[batch], data.batch_sizes[batch], chosen);
+  if (!feeds) return false;
+  part.batches.push_back(std::move(*feeds));
+  part.batch_sizes.push_back(static_cast<std::int64_t>(chosen.size()));
+  return true;
+}
+
+}  // namespace
+
+Result<Tensor> target_of_samples(const Tensor& tensor, const std::vector<std::int64_t>& chosen) {
   if (tensor.rank() == 0 || tensor.dtype() == DType::kString || bit_width(tensor.dtype()) < 8 || chosen.empty() ||
       tensor.dims()[0] <= chosen.back()) {
     return tensor;
@@ -78,18 +89,6 @@ Result<Tensor> chosen_of(const Tensor& tensor, const Samples& chosen) {
   dims[0] = static_cast<std::int64_t>(chosen.size());
   return Tensor::owned(tensor.dtype(), std::move(dims), std::move(part));
 }
-
-// Adds the chosen samples of a batch; false where that cannot be.
-bool add_batch(const Model& model, const Dataset& data, std::size_t batch, const Samples& chosen, Dataset& part) {
-  if (chosen.empty()) return true;
-  auto feeds = chosen_of(model, data.batches[batch], data.batch_sizes[batch], chosen);
-  if (!feeds) return false;
-  part.batches.push_back(std::move(*feeds));
-  part.batch_sizes.push_back(static_cast<std::int64_t>(chosen.size()));
-  return true;
-}
-
-}  // namespace
 
 Result<std::optional<SampleSplit>> split_samples(const Model& model, const Dataset& data) {
   std::int64_t all = 0;
@@ -114,8 +113,8 @@ Result<std::optional<SampleSplit>> split_samples(const Model& model, const Datas
   if (split.fit.batches.empty() || split.check.batches.empty()) return std::optional<SampleSplit>();
   split.fit.origin = split.check.origin = data.origin;
   for (const auto& [name, tensor] : data.targets) {
-    OF_ASSIGN(split.fit.targets[name], chosen_of(tensor, fit));
-    OF_ASSIGN(split.check.targets[name], chosen_of(tensor, check));
+    OF_ASSIGN(split.fit.targets[name], target_of_samples(tensor, fit));
+    OF_ASSIGN(split.check.targets[name], target_of_samples(tensor, check));
   }
   return std::optional<SampleSplit>(std::move(split));
 }

@@ -92,7 +92,9 @@ class Controls {
       result_.rows.push_back({method, bytes, {}, {}, 0, "cannot be made that small"});
       return {};
     }
-    OF_ASSIGN(const Comparison comparison, compare_models(before_, model, data_));
+    CompareOptions compare;
+    compare.padding = false;
+    OF_ASSIGN(const Comparison comparison, compare_models(before_, model, data_, compare));
     if (comparison.task) result_.task = comparison.task->kind;
     result_.rows.push_back(equal_bytes_row(method, bytes, comparison));
     return {};

@@ -455,7 +455,9 @@ class Job {
 
   Status prove_gates(const EnsembleReport& scored) {
     Proof proof;
-    OF_ASSIGN(proof.comparison, compare_models(*parents_[better_parent(scored)], *merged_, *data_));
+    CompareOptions compare;
+    compare.padding = false;
+    OF_ASSIGN(proof.comparison, compare_models(*parents_[better_parent(scored)], *merged_, *data_, compare));
     proof.gates = check_gates(options_.gates, proof.comparison);
     proof.passed =
         std::all_of(proof.gates.begin(), proof.gates.end(), [](const GateResult& gate) { return gate.passed; });

@@ -93,6 +93,7 @@ Result<Proof> prove(const Model& before, const Model& after, const Dataset& data
   compare.precision = options.exactness == Exactness::kLossy ? Precision::kFloat32 : Precision::kFloat64;
   compare.progress = options.progress;
   compare.fewer = options.fewer;
+  compare.padding = options.exactness != Exactness::kLossy;  // who promises the same numbers promises all of them
   Proof proof;
   OF_ASSIGN(proof.comparison, compare_models(before, after, data, compare));
   OF_TRY(check_that_something_was_compared(proof.comparison));

@@ -34,7 +34,8 @@ struct ProofOptions {
   bool fewer = false;  // the result may lack inputs and outputs (caches of removed blocks)
 };
 
-// Compares `after` with `before` on `data`: in float64 when the passes claim to be exact or rounding, else in float32.
+// Compares `after` with `before` on `data`: in float64 when the passes claim to be exact or rounding, else in float32
+// and without the rows that are padding by a mask input of the data.
 // A failed gate is no error: see passed. Errors: whatever compare_models reports.
 Result<Proof> prove(const Model& before, const Model& after, const Dataset& data, const ProofOptions& options);
 

@@ -57,7 +57,8 @@ Json outputs(const Comparison& comparison) {
                     {"worst_element", m.worst_element},
                     {"new_nan_or_inf", m.new_nan_or_inf},
                     {"shape_or_type_differs", m.shape_or_type_differs},
-                    {"elements", m.elements}});
+                    {"elements", m.elements},
+                    {"padding", m.padding}});
   }
   return list;
 }

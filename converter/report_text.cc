@@ -112,6 +112,10 @@ std::string metrics_text(const OutputMetrics& metrics) {
   if (std::isfinite(metrics.sqnr_db)) text += fmt::format(", SQNR {:.1f} dB", metrics.sqnr_db);
   if (metrics.kl) text += fmt::format(", KL {:.3g}", *metrics.kl);
   if (metrics.top1) text += fmt::format(", top-1 agreement {:.2f} %", 100 * *metrics.top1);
+  if (metrics.padding > 0) {
+    text += fmt::format(" (without padding: {:.3g} % of the elements)",
+                        100 * static_cast<double>(metrics.padding) / static_cast<double>(metrics.elements));
+  }
   if (metrics.new_nan_or_inf) text += ", NEW NaN OR INFINITY";
   return text;
 }

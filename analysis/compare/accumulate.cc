@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/compare/padding.h"
+
 namespace onnxfold {
 namespace {
 
@@ -42,12 +44,12 @@ std::vector<double> distribution(const double* row, std::int64_t width, bool alr
 
 }  // namespace
 
-Status OutputAccumulator::add(const Datum& before, const Datum& after, std::size_t batch) {
+Status OutputAccumulator::add(const Datum& before, const Datum& after, std::size_t batch, const RowMask& padding) {
   if (before.kind != after.kind) {
     return fail(Code::kInvalidArgument,
                 fmt::format("output '{}' is of another kind (array, sequence) in the second model", metrics_.output));
   }
-  if (before.is_array()) return add_arrays(before.array, after.array, batch);
+  if (before.is_array()) return add_arrays(before.array, after.array, batch, padding);
   const std::size_t a = before.items ? before.items->size() : 0;
   const std::size_t b = after.items ? after.items->size() : 0;
   if (a != b) metrics_.shape_or_type_differs = true;
@@ -55,7 +57,8 @@ Status OutputAccumulator::add(const Datum& before, const Datum& after, std::size
   return {};
 }
 
-Status OutputAccumulator::add_arrays(const Array& before, const Array& after, std::size_t batch) {
+Status OutputAccumulator::add_arrays(const Array& before, const Array& after, std::size_t batch,
+                                     const RowMask& padding) {
   if (before.dtype() != after.dtype() || before.dims() != after.dims()) {
     metrics_.shape_or_type_differs = true;
     metrics_.exact = false;
@@ -75,29 +78,30 @@ Status OutputAccumulator::add_arrays(const Array& before, const Array& after, st
   }
   OF_ASSIGN(const std::vector<double> a, to_doubles(before));
   OF_ASSIGN(const std::vector<double> b, to_doubles(after));
-  add_numbers(a, b, before.dims(), batch);
+  const bool padded = covers(padding, before);
+  const Batch numbers{a, b, before.dims(), padded ? padding.keep : std::vector<char>()};
+  if (padded) metrics_.padding += std::count(padding.keep.begin(), padding.keep.end(), 0) * before.dim(-1);
+  add_numbers(numbers, batch);
   if (is_float(before.dtype())) {
-    add_cosines(a, b, before.dims());
-    const std::int64_t width = before.rank() >= 2 ? before.dim(-1) : 0;
-    if (width >= 2) add_rows(a, b, width);
+    add_cosines(numbers);
+    if (before.rank() >= 2 && before.dim(-1) >= 2) add_rows(numbers);
   }
   return {};
 }
 
-void OutputAccumulator::add_numbers(const std::vector<double>& a, const std::vector<double>& b, const Dims& dims,
-                                    std::size_t batch) {
+void OutputAccumulator::add_numbers(const Batch& numbers, std::size_t batch) {
+  const auto& [a, b, dims, keep] = numbers;
   double signal = 0;
   double noise = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]));
     if (same && !std::isfinite(a[i])) continue;
-    ++metrics_.compared;
     metrics_.exact = metrics_.exact && same;
+    metrics_.new_nan_or_inf = metrics_.new_nan_or_inf || (std::isfinite(a[i]) && !std::isfinite(b[i]));
+    if (!numbers.counts(i)) continue;
+    ++metrics_.compared;
     double difference = std::fabs(a[i] - b[i]);
-    if (!std::isfinite(b[i]) || !std::isfinite(a[i])) {
-      if (std::isfinite(a[i])) metrics_.new_nan_or_inf = true;
-      difference = std::numeric_limits<double>::infinity();
-    }
+    if (!std::isfinite(b[i]) || !std::isfinite(a[i])) difference = std::numeric_limits<double>::infinity();
     if (difference > metrics_.max_abs || (difference > 0 && metrics_.worst_element.empty())) {
       metrics_.max_abs = std::max(metrics_.max_abs, difference);
       metrics_.worst_element = fmt::format("{}: {:.6g} against {:.6g} (batch {})",
@@ -116,7 +120,8 @@ void OutputAccumulator::add_numbers(const std::vector<double>& a, const std::vec
   if (metrics_.new_nan_or_inf) metrics_.max_rel_l2 = std::numeric_limits<double>::infinity();
 }
 
-void OutputAccumulator::add_cosines(const std::vector<double>& a, const std::vector<double>& b, const Dims& dims) {
+void OutputAccumulator::add_cosines(const Batch& numbers) {
+  const auto& [a, b, dims, keep] = numbers;
   const std::int64_t samples = dims.empty() ? 1 : std::max<std::int64_t>(1, dims[0]);
   const std::size_t width = a.size() / static_cast<std::size_t>(samples);
   for (std::size_t sample = 0; sample < static_cast<std::size_t>(samples); ++sample) {
@@ -124,7 +129,7 @@ void OutputAccumulator::add_cosines(const std::vector<double>& a, const std::vec
     double aa = 0;
     double bb = 0;
     for (std::size_t i = sample * width; i < (sample + 1) * width; ++i) {
-      if (!std::isfinite(a[i]) || !std::isfinite(b[i])) continue;
+      if (!std::isfinite(a[i]) || !std::isfinite(b[i]) || !numbers.counts(i)) continue;
       ab += a[i] * b[i];
       aa += a[i] * a[i];
       bb += b[i] * b[i];
@@ -135,11 +140,14 @@ void OutputAccumulator::add_cosines(const std::vector<double>& a, const std::vec
   }
 }
 
-void OutputAccumulator::add_rows(const std::vector<double>& a, const std::vector<double>& b, std::int64_t width) {
+void OutputAccumulator::add_rows(const Batch& numbers) {
+  const auto& [a, b, dims, keep] = numbers;
+  const std::int64_t width = dims.back();
   const auto finite = [width](const double* row) {
     return std::all_of(row, row + width, [](double x) { return std::isfinite(x); });
   };
   for (std::size_t at = 0; at + static_cast<std::size_t>(width) <= a.size(); at += static_cast<std::size_t>(width)) {
+    if (!numbers.counts(at)) continue;
     const double* x = a.data() + at;
     const double* y = b.data() + at;
     ++rows_;

@@ -6,6 +6,7 @@
 
 #include "analysis/calibrate/refit.h"
 #include "analysis/compare/accumulate.h"
+#include "analysis/compare/padding.h"
 #include "analysis/compare/task.h"
 
 namespace onnxfold {
@@ -52,7 +53,7 @@ Result<DamageMeter> DamageMeter::create(const Model& original, const Dataset& da
   meter.model_ = original.clone();
   meter.data_ = &data;
   meter.rows_ = rows;
-  for (const Feeds& feeds : data.batches) meter.masks_.push_back(row_mask(original, feeds));
+  for (const Feeds& feeds : data.batches) meter.masks_.push_back(output_padding(original, feeds));
   if (known != nullptr) {
     for (const Taps& batch : known->batches) {
       Taps& kept = meter.outputs_.batches.emplace_back();
@@ -98,22 +99,20 @@ Result<std::optional<TaskMetrics>> DamageMeter::task_of(const Recording& outputs
 Status DamageMeter::add_rows(OutputAccumulator& sums, const Datum& before, const Datum& after,
                              std::size_t batch) const {
   const RowMask& mask = masks_[batch];
-  const bool whole = rows_ == Rows::kAll && mask.keep.empty();
   const bool rows = before.is_array() && after.is_array() && before.array.dims() == after.array.dims() &&
                     is_float(before.array.dtype()) && before.array.rank() > 1;
-  if (whole || !rows) return sums.add(before, after, batch);
-  OF_ASSIGN(const Matrix a, rows_of(before, mask));
-  OF_ASSIGN(const Matrix b, rows_of(after, mask));
+  if (rows_ == Rows::kAll || !rows) return sums.add(before, after, batch, mask);
+  const RowMask own = covers(mask, before.array) ? mask : RowMask();
+  OF_ASSIGN(const Matrix a, rows_of(before, own));
+  OF_ASSIGN(const Matrix b, rows_of(after, own));
   std::vector<char> counted(static_cast<std::size_t>(a.rows), 1);
-  if (rows_ == Rows::kHeldOut) {
-    const std::vector<std::int64_t>& sizes = data_->batch_sizes;
-    const auto here = sizes.begin() + static_cast<std::ptrdiff_t>(std::min(batch, sizes.size()));
-    const std::int64_t first = std::accumulate(sizes.begin(), here, std::int64_t{0});
-    const std::int64_t all = std::accumulate(here, sizes.end(), first);
-    const std::vector<char> samples = held_out_rows(all, all, 0, all);
-    if (std::any_of(samples.begin(), samples.end(), [](char held) { return held != 0; })) {
-      counted = held_out_rows(a.rows, here == sizes.end() ? 0 : *here, first, all);
-    }
+  const std::vector<std::int64_t>& sizes = data_->batch_sizes;
+  const auto here = sizes.begin() + static_cast<std::ptrdiff_t>(std::min(batch, sizes.size()));
+  const std::int64_t first = std::accumulate(sizes.begin(), here, std::int64_t{0});
+  const std::int64_t all = std::accumulate(here, sizes.end(), first);
+  const std::vector<char> samples = held_out_rows(all, all, 0, all);
+  if (std::any_of(samples.begin(), samples.end(), [](char held) { return held != 0; })) {
+    counted = held_out_rows(a.rows, here == sizes.end() ? 0 : *here, first, all);
   }
   OF_ASSIGN(const Datum x, array_of(a, counted));
   OF_ASSIGN(const Datum y, array_of(b, counted));

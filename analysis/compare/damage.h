@@ -2,8 +2,8 @@
 //
 // With labels or tokens to predict: the mean cross-entropy in nats. Without: the mean KL divergence from the original's
 // outputs where these are scores (logits, probabilities), else the relative L2 error of the outputs, all squared errors
-// over all squares. Lower is better. Positions that a mask input of the data leaves out count in neither of the last
-// two.
+// over all squares. Lower is better. Positions that are padding by a mask input of the data count in none of them
+// (padding.h).
 #pragma once
 
 #include <optional>

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 
+#include "analysis/compare/padding.h"
 #include "analysis/compare/task.h"
 
 namespace onnxfold {
@@ -92,8 +93,9 @@ class Scorer {
     const std::int64_t width = like.rank() > 0 ? like.dim(-1) : 1;
     const std::vector<double> target = ensemble(scores, width);
     mean_of(scores);
-    for (std::size_t i = 0; i < all_.size(); ++i) add_scores(sums_[i], scores[i], target, width);
-    rows_ += width > 0 ? static_cast<std::int64_t>(scores.front().size()) / width : 0;
+    const std::vector<char> counted = counted_rows(like, feeds);
+    for (std::size_t i = 0; i < all_.size(); ++i) add_scores(sums_[i], scores[i], target, counted);
+    add_signal(counted);
     return add_tasks(feeds, runs, target, like);
   }
 
@@ -113,14 +115,29 @@ class Scorer {
     for (std::size_t p = 0; p < parents_; ++p) {
       for (std::size_t i = 0; i < mean_.size(); ++i) mean_[i] += scores[p][i] / static_cast<double>(parents_);
     }
-    for (const double x : mean_) signal_ += x * x;
+  }
+
+  // By row of the last axis: 0 where it is padding.
+  std::vector<char> counted_rows(const Array& output, const Feeds& feeds) const {
+    const std::int64_t width = std::max<std::int64_t>(1, output.rank() > 0 ? output.dim(-1) : 1);
+    const RowMask padding = output_padding(*all_.front(), feeds);
+    if (covers(padding, output)) return padding.keep;
+    return std::vector<char>(static_cast<std::size_t>(output.size() / width), 1);
+  }
+
+  void add_signal(const std::vector<char>& counted) {
+    const std::size_t width = mean_.size() / std::max<std::size_t>(1, counted.size());
+    for (std::size_t i = 0; i < mean_.size(); ++i) signal_ += counted[i / width] != 0 ? mean_[i] * mean_[i] : 0;
+    rows_ += std::count(counted.begin(), counted.end(), 1);
   }
 
   void add_scores(Sums& sums, const std::vector<double>& scores, const std::vector<double>& target,
-                  std::int64_t width) const {
-    const std::vector<double> logs = log_softmax(scores, width);
+                  const std::vector<char>& counted) const {
+    const std::size_t width = scores.size() / std::max<std::size_t>(1, counted.size());
+    const std::vector<double> logs = log_softmax(scores, static_cast<std::int64_t>(width));
     for (std::size_t i = 0; i < scores.size(); ++i) {
       sums.finite = sums.finite && std::isfinite(scores[i]);
+      if (counted[i / width] == 0) continue;
       const double p = std::exp(target[i]);
       if (p > 0) sums.kl += p * (target[i] - logs[i]);
       const double d = scores[i] - mean_[i];

@@ -12,9 +12,9 @@
 namespace onnxfold {
 
 struct EnsembleScore {
-  double kl = 0;               // mean KL(ensemble || model) over rows of the last axis of the scores, nats
-  double rel_l2 = 0;           // ||model - mean of the parents' outputs|| / ||mean||, over all rows
-  bool finite = true;          // no NaN or Inf in the scores
+  double kl = 0;       // mean KL(ensemble || model) over rows of the last axis of the scores, nats
+  double rel_l2 = 0;   // ||model - mean of the parents' outputs|| / ||mean||, over all rows that count (padding.h)
+  bool finite = true;  // no NaN or Inf in the scores
   std::optional<double> task;  // accuracy, perplexity, bits per byte
 };
 

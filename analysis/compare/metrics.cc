@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "analysis/compare/accumulate.h"
+#include "analysis/compare/padding.h"
 #include "analysis/compare/task.h"
 
 namespace onnxfold {
@@ -135,9 +136,10 @@ Result<Comparison> compare_models(const Model& before, const Model& after, const
     auto b = second->run(feeds_for(after, data.batches[batch], options.fewer));
     if (!b) return fail(b.error().in("the second model"));
     b->outputs = matched(before, after, std::move(b->outputs));
+    const RowMask padding = options.padding ? RowMask() : output_padding(before, data.batches[batch]);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (!b->outputs[i].present() && a.outputs[i].present()) continue;  // it has no such output any more
-      OF_TRY(outputs[i].add(a.outputs[i], b->outputs[i], batch));
+      OF_TRY(outputs[i].add(a.outputs[i], b->outputs[i], batch, padding));
     }
     OF_TRY(task.add(data.batches[batch], a.outputs, b->outputs));
     comparison.samples += data.batch_sizes[batch];

@@ -27,7 +27,8 @@ struct OutputMetrics {
   bool shape_or_type_differs = false;
   bool exact = true;  // bit-equal
   std::int64_t elements = 0;
-  std::int64_t compared = 0;  // elements but for those that are NaN or infinite in both models
+  std::int64_t compared = 0;  // elements but for padding and those that are NaN or infinite in both models
+  std::int64_t padding = 0;   // elements left out because a mask of the data says that they are padding
 };
 
 // What the data's targets allow: labels -> accuracy; token models -> perplexity (next token, or given targets).
@@ -54,6 +55,9 @@ struct CompareOptions {
   double locate_tolerance = 1e-3;
   std::function<void(double done)> progress;  // 0..1, after every batch
   bool fewer = false;  // the second model may lack inputs and outputs of the first (caches of removed blocks)
+  // Compare rows of outputs that are padding by a mask input of the data as well (see padding.h). The task metric
+  // never counts them.
+  bool padding = true;
 };
 
 // Errors: invalid_argument when inputs or outputs of the two models do not correspond, naming the first difference.

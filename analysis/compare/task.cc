@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "analysis/calibrate/labels.h"
+#include "analysis/compare/padding.h"
 
 namespace onnxfold {
 namespace {
@@ -32,9 +33,27 @@ double cross_entropy(const double* row, std::int64_t width, std::int64_t target)
   return std::log(sum) + largest - row[target];
 }
 
+// Are the targets the tokens themselves, but for those that are none?
+bool repeats(const std::vector<std::int64_t>& targets, const std::string& token_input, const Dataset& data) {
+  std::size_t at = 0;
+  bool any = false;
+  for (const Feeds& feeds : data.batches) {
+    const auto fed = feeds.find(token_input);
+    const auto ids = fed == feeds.end() ? Result<std::vector<std::int64_t>>(std::vector<std::int64_t>())
+                                        : to_int64s(fed->second.array);
+    if (!ids || at + ids->size() > targets.size()) return false;
+    for (const std::int64_t id : *ids) {
+      const std::int64_t target = targets[at++];
+      if (target >= 0 && target != id) return false;
+      any = any || target >= 0;
+    }
+  }
+  return any;
+}
+
 }  // namespace
 
-TaskMeter::TaskMeter(const Model& model, const Dataset& data) {
+TaskMeter::TaskMeter(const Model& model, const Dataset& data) : model_(&model) {
   const std::int64_t samples = total(data.batch_sizes);
   for (const auto& [name, tensor] : data.targets) {
     if (!is_integer(tensor.dtype())) continue;
@@ -50,11 +69,16 @@ TaskMeter::TaskMeter(const Model& model, const Dataset& data) {
       if (named_like_labels(name)) return;
       continue;
     }
-    if (tensor.rank() == 2 && tensor.dims()[0] >= samples && output_of_rank(model, 3))
-      next_tokens_ = std::move(*numbers);
+    if (tensor.rank() == 2 && tensor.dims()[0] >= samples && output_of_rank(model, 3)) {
+      given_ = std::move(*numbers);
+      given_length_ = tensor.dims()[1];
+    }
   }
-  if (kind_ == Kind::kAccuracy) return;
-  const auto logits = output_of_rank(model, 3);
+  if (kind_ == Kind::kNone) find_tokens(data);
+}
+
+void TaskMeter::find_tokens(const Dataset& data) {
+  const auto logits = output_of_rank(*model_, 3);
   if (!logits || data.batches.empty() || data.origin.starts_with("generated")) return;
   for (const auto& [name, datum] : data.batches.front()) {
     const bool token_like = datum.is_array() && datum.array.rank() == 2 && is_integer(datum.array.dtype());
@@ -65,6 +89,7 @@ TaskMeter::TaskMeter(const Model& model, const Dataset& data) {
     kind_ = Kind::kTokens;
     output_ = *logits;
     token_input_ = name;
+    shifted_ = !repeats(given_, token_input_, data);
     return;
   }
 }
@@ -75,8 +100,7 @@ Status TaskMeter::add(const Feeds& feeds, const std::vector<Datum>& before, cons
   const Array& b = after[output_].array;
   if (a.dims() != b.dims()) return {};
   if (kind_ == Kind::kAccuracy) return add_labels(a, b);
-  const auto tokens = feeds.find(token_input_);
-  return tokens == feeds.end() ? Status() : add_tokens(tokens->second.array, a, b);
+  return feeds.contains(token_input_) ? add_tokens(feeds, a, b) : Status();
 }
 
 Status TaskMeter::add_labels(const Array& before, const Array& after) {
@@ -90,6 +114,7 @@ Status TaskMeter::add_labels(const Array& before, const Array& after) {
   for (std::int64_t i = 0; i < before.dim(0); ++i, ++seen_) {
     if (seen_ >= static_cast<std::int64_t>(labels_.size())) return {};
     const std::int64_t label = labels_[static_cast<std::size_t>(seen_)];
+    if (label < 0 && named_like_labels(label_name_)) continue;  // none
     if (label >= classes && named_like_labels(label_name_)) {
       return fail(Code::kInvalidArgument, fmt::format("'{}' is {} for sample {}: the model has {} classes, 0 to {}",
                                                       label_name_, label, seen_, classes, classes - 1));
@@ -105,27 +130,43 @@ Status TaskMeter::add_labels(const Array& before, const Array& after) {
   return {};
 }
 
-Status TaskMeter::add_tokens(const Array& tokens, const Array& before, const Array& after) {
-  if (before.rank() != 3 || before.dim(0) != tokens.dim(0) || before.dim(1) != tokens.dim(1)) return {};
+Result<std::vector<std::int64_t>> TaskMeter::targets_of(const Feeds& feeds, const Array& tokens) const {
   OF_ASSIGN(const std::vector<std::int64_t> ids, to_int64s(tokens));
+  const std::int64_t rows = tokens.dim(0), length = tokens.dim(1);
+  const RowMask padding = output_padding(*model_, feeds);
+  const bool padded = !padding.keep.empty() && padding.dims == tokens.dims();
+  const std::int64_t step = given_.empty() || !shifted_ ? 1 : 0;  // from a position to the one that holds its target
+  std::vector<std::int64_t> targets(ids.size(), -1);
+  for (std::int64_t i = 0; i < rows * length; ++i) {
+    if (i % length + step >= length) continue;
+    if (padded &&
+        (padding.keep[static_cast<std::size_t>(i)] == 0 || padding.keep[static_cast<std::size_t>(i + step)] == 0))
+      continue;
+    const std::int64_t at = seen_ * length + i + step;
+    if (given_.empty()) {
+      targets[static_cast<std::size_t>(i)] = ids[static_cast<std::size_t>(i + step)];
+    } else if (given_length_ == length && at < static_cast<std::int64_t>(given_.size())) {
+      targets[static_cast<std::size_t>(i)] = given_[static_cast<std::size_t>(at)];
+    }
+  }
+  return targets;
+}
+
+Status TaskMeter::add_tokens(const Feeds& feeds, const Array& before, const Array& after) {
+  const Array& tokens = feeds.at(token_input_).array;
+  OF_ASSIGN(const std::vector<std::int64_t> targets, targets_of(feeds, tokens));
+  seen_ += tokens.dim(0);
+  if (before.rank() != 3 || before.dim(0) != tokens.dim(0) || before.dim(1) != tokens.dim(1)) return {};
   OF_ASSIGN(const std::vector<double> a, to_doubles(before));
   OF_ASSIGN(const std::vector<double> b, to_doubles(after));
-  const std::int64_t length = before.dim(1);
   vocabulary_ = before.dim(2);
-  const bool given = !next_tokens_.empty();
-  for (std::int64_t row = 0; row < before.dim(0); ++row, ++seen_) {
-    for (std::int64_t t = 0; t + (given ? 0 : 1) < length; ++t) {
-      const std::int64_t at = seen_ * length + t;
-      if (given && at >= static_cast<std::int64_t>(next_tokens_.size())) return {};
-      const std::int64_t target =
-          given ? next_tokens_[static_cast<std::size_t>(at)] : ids[static_cast<std::size_t>(row * length + t + 1)];
-      beyond_ = beyond_ || (!given && target >= vocabulary_);
-      if (target < 0 || target >= vocabulary_) continue;  // -100 and the like: not counted
-      const std::int64_t line = (row * length + t) * vocabulary_;
-      loss_before_ += cross_entropy(a.data() + line, vocabulary_, target);
-      loss_after_ += cross_entropy(b.data() + line, vocabulary_, target);
-      ++count_;
-    }
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    beyond_ = beyond_ || (given_.empty() && targets[i] >= vocabulary_);
+    if (targets[i] < 0 || targets[i] >= vocabulary_) continue;
+    const std::size_t line = i * static_cast<std::size_t>(vocabulary_);
+    loss_before_ += cross_entropy(a.data() + line, vocabulary_, targets[i]);
+    loss_after_ += cross_entropy(b.data() + line, vocabulary_, targets[i]);
+    ++count_;
   }
   return {};
 }

@@ -4,25 +4,26 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <fstream>
 #include <functional>
 #include <memory>
 
 #include "converter/compress.h"
+#include "ir/mapped_file.h"
 
 namespace onnxfold {
 
 Result<std::string> hash_files(const std::vector<std::string>& paths) {
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);
   XXH3_128bits_reset(state.get());
-  std::vector<char> buffer(1 << 20);
+  constexpr std::size_t kChunk = 16 << 20;
   for (const std::string& path : paths) {
-    std::ifstream file(path, std::ios::binary);
-    while (file) {
-      file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-      XXH3_128bits_update(state.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
+    OF_ASSIGN(const auto file, MappedFile::open(path));
+    for (auto rest = file->data(); !rest.empty();) {
+      const auto chunk = rest.first(std::min(kChunk, rest.size()));
+      XXH3_128bits_update(state.get(), chunk.data(), chunk.size());
+      release_pages(chunk);
+      rest = rest.subspan(chunk.size());
     }
-    if (!file.eof()) return fail(Code::kIo, fmt::format("cannot read '{}'", path));
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);

@@ -102,6 +102,7 @@ Status PendingFile::write(const void* data, std::size_t size) {
 
 Status PendingFile::write_at(const void* data, std::size_t size, std::int64_t offset) {
   const char* at = static_cast<const char*>(data);
+  const std::int64_t begin = offset;
   while (size > 0) {
     const ssize_t written = pwrite(descriptor_, at, size, offset);
     if (written < 0 && errno == EINTR) continue;
@@ -110,7 +111,15 @@ Status PendingFile::write_at(const void* data, std::size_t size, std::int64_t of
     offset += written;
     size -= static_cast<std::size_t>(written);
   }
+  start_writeback(begin, offset - begin);
   return {};
+}
+
+// The disk works while the next tensor is made, and flush() waits less. Advice: an error shows up there.
+void PendingFile::start_writeback([[maybe_unused]] std::int64_t begin, [[maybe_unused]] std::int64_t size) const {
+#ifdef SYNC_FILE_RANGE_WRITE
+  sync_file_range(descriptor_, begin, size, SYNC_FILE_RANGE_WRITE);
+#endif
 }
 
 Status PendingFile::resize(std::int64_t size) {

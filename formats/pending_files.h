@@ -31,6 +31,7 @@ class PendingFile {
  private:
   PendingFile() = default;
   tl::unexpected<Error> failed(const char* what) const;
+  void start_writeback(std::int64_t begin, std::int64_t size) const;
   std::string target_, temporary_;
   int descriptor_ = -1;
   int slot_ = -1;

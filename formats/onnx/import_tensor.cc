@@ -105,9 +105,12 @@ Result<Tensor> import_tensor(onnx::TensorProto& proto, const ExternalOpener& ext
   if (!proto.unknown_fields().empty()) {
     return fail(Code::kUnsupported, fmt::format("tensor '{}': fields newer than ONNX 1.23", proto.name()));
   }
-  if (proto.has_segment()) return fail(Code::kUnsupported, fmt::format("tensor '{}': segmented tensors", proto.name()));
+  const bool outside = proto.data_location() == onnx::TensorProto::EXTERNAL;
+  if (proto.has_segment() && (!outside || !external)) {
+    return fail(Code::kUnsupported, fmt::format("tensor '{}': segmented tensors", proto.name()));
+  }
   OF_ASSIGN(Dims dims, read_dims(proto));
-  if (proto.data_location() == onnx::TensorProto::EXTERNAL) {
+  if (outside) {
     if (!external) return corrupt(proto, "external data is not possible here");
     return external(proto, dtype, std::move(dims));
   }

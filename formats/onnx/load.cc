@@ -11,6 +11,7 @@
 #include <map>
 #include <set>
 
+#include "formats/onnx/left_in_file.h"
 #include "formats/onnx/onnx_file.h"
 #include "formats/onnx/proto.h"
 #include "ir/mapped_file.h"
@@ -144,15 +145,32 @@ void ExternalFiles::report(LoadStats& stats) const {
   }
 }
 
+// A tensor whose raw data was left in the model's own file.
+Result<Tensor> open_in_place(const std::shared_ptr<const MappedFile>& file, std::pair<std::int64_t, std::int64_t> place,
+                             const onnx::TensorProto& proto, DType dtype, Dims dims) {
+  const std::int64_t found = place.second - place.first;
+  const auto expected = packed_bytes(dtype, element_count(dims));
+  if (!expected || *expected != found) {
+    return fail(Code::kCorrupt, fmt::format("tensor '{}': holds {} bytes where its shape needs {}", proto.name(), found,
+                                            expected.value_or(0)));
+  }
+  OF_ASSIGN(auto region, map_region(file, place.first, found));
+  return Tensor::from_source(dtype, std::move(dims), std::move(region));
+}
+
 Result<std::unique_ptr<Model>> load(const std::string& path, LoadStats* stats) {
   OF_ASSIGN(const auto file, MappedFile::open(path));
+  const auto left = onnx_proto::leave_data_in_file(file->data());
   onnx::ModelProto proto;
-  OF_TRY(parse_proto(file->data(), proto));
+  OF_TRY(parse_proto(left ? std::as_bytes(std::span(left->message)) : file->data(), proto));
   ExternalFiles external(fs::path(path).parent_path());
-  OF_ASSIGN(auto model,
-            onnx_proto::import_model(std::move(proto), [&](const onnx::TensorProto& tensor, DType dtype, Dims dims) {
-              return external.open(tensor, dtype, std::move(dims));
-            }));
+  const auto open = [&](const onnx::TensorProto& tensor, DType dtype, Dims dims) -> Result<Tensor> {
+    if (!tensor.has_segment()) return external.open(tensor, dtype, std::move(dims));
+    const auto place = left ? left->place_of(tensor) : std::nullopt;
+    if (place) return open_in_place(file, *place, tensor, dtype, std::move(dims));
+    return fail(Code::kUnsupported, fmt::format("tensor '{}': segmented tensors", tensor.name()));
+  };
+  OF_ASSIGN(auto model, onnx_proto::import_model(std::move(proto), open));
   if (stats != nullptr) {
     *stats = {};
     stats->file_bytes = static_cast<std::int64_t>(file->data().size());

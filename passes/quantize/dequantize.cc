@@ -1,5 +1,6 @@
 // MatMulNBits(x, B) => MatMul(x, W); GatherBlockQuantized(T, i) => Gather(W, i); DequantizeLinear(codes) => W;
-// DequantizeLinear(QuantizeLinear(x)) => x; MatMulInteger and ConvInteger of DynamicQuantizeLinear(x), with their
+// DequantizeLinear(QuantizeLinear(x)) => x, or x times a number plus another where it reads codes with another grid;
+// MatMulInteger and ConvInteger of DynamicQuantizeLinear(x), with their
 // rescaling => MatMul and Conv of x; QLinearConv, QLinearMatMul, DynamicQuantizeMatMul => the same on floats.
 //
 // Back to floating point, so that a quantized model can be quantized anew or repaired. Conditions: codes are constant,
@@ -191,6 +192,40 @@ class Dequantize final : public Pass {
     return done;
   }
 
+  // Codes read with another grid than they are written with: S * (x / s + z - Z).
+  static Result<bool> other_pair(Graph& graph, Node& node, Node& quantize, PassContext& context) {
+    const auto scale = scalar_constant(node.input(1)), written = scalar_constant(quantize.input(1));
+    const auto zero = zero_point(node), from = zero_point(quantize);
+    const Type type = node.output()->type();
+    const DType dtype = quantize.input(0)->dtype();
+    if (!scale || !written || !zero || !from || dtype != type.dtype ||
+        (dtype != DType::kFloat32 && dtype != DType::kFloat64)) {
+      context.skipped(node.label(), "has another scale or zero point than the QuantizeLinear in front");
+      return false;
+    }
+    const std::string name = node.output()->name();
+    const auto number = [&](double x) { return add_constant(graph, in_type(x, dtype), name + "_number"); };
+    Value* source = quantize.input(0);
+    if (*scale != *written) {
+      source = graph.insert({"Mul", {source, number(*scale / *written)}, {{name, type}}, {}, "", ""}, &node)->output();
+    }
+    if (*zero != *from) {
+      Value* shift = number(*scale * (*from - *zero));
+      source = graph.insert({"Add", {source, shift}, {{name, type}}, {}, "", ""}, &node)->output();
+    }
+    const std::vector<Value*> old = quantize.inputs();
+    context.note(node.label(), "activations are rounded no more");
+    replace_and_erase(graph, node, *source);
+    erase_dead(old);
+    return true;
+  }
+  static std::optional<double> zero_point(const Node& node) {
+    return node.input(2) == nullptr ? 0 : scalar_constant(node.input(2));
+  }
+  static Tensor in_type(double x, DType dtype) {
+    return dtype == DType::kFloat64 ? Tensor::of<double>({}, {x}) : Tensor::scalar(static_cast<float>(x));
+  }
+
   static Result<bool> pair(Graph& graph, Node& node, PassContext& context) {
     Node* quantize = node.input(0) != nullptr ? node.input(0)->producer() : nullptr;
     if (quantize == nullptr) return false;
@@ -201,8 +236,7 @@ class Dequantize final : public Pass {
       }
     } else if (!same_constants(quantize->input(1), node.input(1)) ||
                !same_constants(quantize->input(2), node.input(2))) {
-      context.skipped(node.label(), "has another scale or zero point than the QuantizeLinear in front");
-      return false;
+      return other_pair(graph, node, *quantize, context);
     }
     Value* source = quantize->input(0);
     const DType type = node.output()->dtype();

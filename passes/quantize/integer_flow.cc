@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
 #include <string_view>
 
@@ -12,23 +11,15 @@
 namespace onnxfold {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kMostConstantError = 0.01;
 
-// What a Clip of constant bounds, or a Relu, lets through.
-std::optional<ClipRange> clip_range(const Node& node) {
-  if (node.is("Relu")) return ClipRange{0, kInfinity};
-  if (!node.is("Clip")) return {};
-  ClipRange range{-kInfinity, kInfinity};
+bool holds_zero(const Node& clip) {
   for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
-    if (node.input(i) == nullptr) continue;
-    const auto bound = scalar_constant(node.input(i));
-    if (!bound) return {};
-    (i == 1 ? range.low : range.high) = *bound;
+    if (clip.input(i) == nullptr) continue;
+    const auto bound = scalar_constant(clip.input(i));
+    if (!bound || (i == 1 ? *bound > 0 : *bound <= 0)) return false;
   }
-  if (node.attribute("min") != nullptr || node.attribute("max") != nullptr) return {};
-  if (range.low > 0 || range.high <= 0) return {};
-  return range;
+  return clip.attribute("min") == nullptr && clip.attribute("max") == nullptr;
 }
 
 bool is_pool(const Node& node) { return node.is("MaxPool") || node.is("AveragePool") || node.is("GlobalAveragePool"); }
@@ -58,8 +49,9 @@ std::optional<FlowNode> flow_node(Node& node) {
     made.operands = {1, 2};
   } else if (node.is("Concat")) {
     for (std::size_t i = 1; i < node.inputs().size(); ++i) made.operands.push_back(i);
-  } else if (is_one_of(node, {"GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Relu", "Clip"})) {
-    if (node.is("Clip") && !clip_range(node)) return {};
+  } else if (is_one_of(node, {"GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Relu", "Clip", "HardSwish",
+                              "HardSigmoid"})) {
+    if (node.is("Clip") && !holds_zero(node)) return {};
   } else if (node.is("AveragePool")) {
     if (any_dilation(node)) return {};
   } else if (is_one_of(node, {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather",
@@ -100,14 +92,14 @@ bool survives_rounding(const Tensor& tensor) {
 
 class FlowFinder {
  public:
-  FlowFinder(const std::vector<Int8Target>& targets, const std::function<bool(const Value&)>& known) : known_(known) {
+  FlowFinder(const std::vector<Int8Target>& targets, const GridsByName* grids) : grids_(grids) {
     for (const Int8Target& target : targets) {
       targets_.insert(target.node);
       if (target.node->is("Conv")) add_result(*target.node->output());
     }
   }
 
-  std::vector<FlowNode> find(const Graph& graph) {
+  IntegerFlow find(const Graph& graph) {
     std::vector<FlowNode> reached;
     for (Node* node : graph.nodes()) {
       if (absorbed_.contains(node)) continue;
@@ -122,17 +114,28 @@ class FlowFinder {
       }
       reached.push_back(std::move(*made));
     }
-    return needed(reached);
+    return {needed(reached), std::move(results_)};
   }
 
  private:
+  bool known(const Value& value) const { return grids_ == nullptr || grids_->contains(value.name()); }
+
+  bool suits(const RoundedResult& result) const {
+    if (grids_ == nullptr) return true;
+    const auto seen = grids_->find(result.end->name());
+    return seen != grids_->end() && rounded_grids(result, seen->second);
+  }
+
   // False where no range of the result is known.
   bool add_result(Value& value) {
-    Value* result = absorbed_result(value);
-    if (!known_(*result)) return false;
-    if (result != &value) absorbed_.insert(result->producer());
-    rounded_.insert(result);
-    return true;
+    for (RoundedResult& result : rounded_results(value)) {
+      if (!suits(result)) continue;
+      absorbed_.insert(result.nodes.begin(), result.nodes.end());
+      rounded_.insert(result.end);
+      results_[&value] = std::move(result);
+      return true;
+    }
+    return false;
   }
 
   bool can_read(const FlowNode& made) const {
@@ -144,7 +147,7 @@ class FlowFinder {
         any = true;
       } else if (const Tensor* tensor = constant(operand)) {
         if (!survives_rounding(*tensor)) return false;
-      } else if (operand->dtype() != DType::kFloat32 || !known_(*operand)) {
+      } else if (operand->dtype() != DType::kFloat32 || !known(*operand)) {
         return false;
       }
     }
@@ -173,7 +176,7 @@ class FlowFinder {
   bool is_read(const FlowNode& made, const std::set<const Value*>& wanted) const {
     for (Value* output : made.node->outputs()) {
       if (output == nullptr) continue;
-      const Value* result = made.moves ? output : absorbed_result(*output);
+      const Value* result = made.moves ? output : results_.at(output).end;
       if (wanted.contains(result)) return true;
       for (const Use& use : result->uses()) {
         if (use.node != nullptr && use.index == 0 && targets_.contains(use.node)) return true;
@@ -182,23 +185,16 @@ class FlowFinder {
     return false;
   }
 
-  const std::function<bool(const Value&)>& known_;
+  const GridsByName* grids_;
   std::set<const Node*> targets_, absorbed_;  // looked up only
   std::set<const Value*> rounded_;            // looked up only
+  std::map<const Value*, RoundedResult> results_;
 };
 
 }  // namespace
 
-Value* absorbed_result(Value& value, std::optional<ClipRange>* range) {
-  Node* next = sole_consumer(&value);
-  const auto found = next != nullptr && next->input(0) == &value ? clip_range(*next) : std::nullopt;
-  if (range != nullptr) *range = found;
-  return found ? next->output() : &value;
-}
-
-std::vector<FlowNode> find_integer_flow(const Graph& graph, const std::vector<Int8Target>& targets,
-                                        const std::function<bool(const Value&)>& known) {
-  return FlowFinder(targets, known).find(graph);
+IntegerFlow find_integer_flow(const Graph& graph, const std::vector<Int8Target>& targets, const GridsByName* grids) {
+  return FlowFinder(targets, grids).find(graph);
 }
 
 }  // namespace onnxfold

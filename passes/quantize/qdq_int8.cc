@@ -1,5 +1,7 @@
 // op(x, W, b) => op(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(Wq), DequantizeLinear(bq)), op: MatMul, Gemm,
-// Conv; and what lies between convolutions (integer_flow.h) with every operand and result rounded.
+// Conv; and what lies between convolutions (integer_flow.h) with every operand and result rounded; HardSwish and
+// HardSigmoid there as sums, clips and products (hard_activation.h), products with and sums of one number behind a
+// rounded result in what the codes stand for (rounded_result.h).
 //
 // Conditions: constant weight read as float32 (Transpose, Cast or Identity in between or not); calibration data. Lossy.
 // Activations in uint8 with one scale a value, from ranges seen on the data; weights in int8 with one scale a channel;
@@ -8,6 +10,7 @@
 // follows it). Embedding tables in int8 too (table_int8.h).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <tuple>
@@ -16,6 +19,7 @@
 #include "ir/match.h"
 #include "passes/quantize/activation_range.h"
 #include "passes/quantize/channel_int8.h"
+#include "passes/quantize/hard_activation.h"
 #include "passes/quantize/integer_flow.h"
 #include "passes/quantize/qdq_pairs.h"
 #include "passes/quantize/table_int8.h"
@@ -65,6 +69,7 @@ class QdqInt8 final : public Pass {
       targets = find_int8_targets(graph, options_.targets, unheard);
       raised = true;
     }
+    if (options_.between) spell_hard_activations(find_integer_flow(graph, targets, nullptr));
     OF_ASSIGN(auto grids, see_ranges(graph, targets, context));
     QdqPairs pairs(graph, std::move(grids));
     std::erase_if(targets, [&](const Int8Target& target) {
@@ -76,49 +81,56 @@ class QdqInt8 final : public Pass {
     return raised || !targets.empty();
   }
 
-  std::vector<FlowNode> flow_of(const Graph& graph, const std::vector<Int8Target>& targets,
-                                const std::function<bool(const Value&)>& known) const {
-    return options_.between ? find_integer_flow(graph, targets, known) : std::vector<FlowNode>{};
+  IntegerFlow flow_of(const Graph& graph, const std::vector<Int8Target>& targets, const GridsByName* grids) const {
+    IntegerFlow flow = find_integer_flow(graph, targets, grids);
+    if (!options_.between) flow.nodes.clear();
+    return flow;
   }
 
   // Grids of every value that may be rounded, by name.
-  Result<std::map<std::string, Uint8Grid>> see_ranges(const Graph& graph, const std::vector<Int8Target>& targets,
-                                                      PassContext& context) const {
+  Result<GridsByName> see_ranges(const Graph& graph, const std::vector<Int8Target>& targets,
+                                 PassContext& context) const {
     std::set<std::string> names;
     for (const Int8Target& target : targets) {
       names.insert(target.node->input(0)->name());
-      if (target.node->is("Conv")) names.insert(absorbed_result(*target.node->output())->name());
+      if (target.node->is("Conv")) add_results(*target.node->output(), names);
     }
-    for (const FlowNode& made : flow_of(graph, targets, [](const Value&) { return true; })) {
+    for (const FlowNode& made : flow_of(graph, targets, nullptr).nodes) {
       for (const std::size_t i : made.operands) {
         if (constant(made.node->input(i)) == nullptr) names.insert(made.node->input(i)->name());
       }
-      if (!made.moves) names.insert(absorbed_result(*made.node->output())->name());
+      if (!made.moves) add_results(*made.node->output(), names);
     }
     OF_ASSIGN(const auto histograms, collect_histograms(context.model(), *context.calibration,
                                                         std::vector<std::string>(names.begin(), names.end())));
-    std::map<std::string, Uint8Grid> grids;
+    GridsByName grids;
     for (const auto& [name, histogram] : histograms) {
       if (!histogram.finite || histogram.total == 0) continue;
-      grids[name] = uint8_grid(choose_range(histogram, options_.method, options_.percentile));
+      ActivationRange range = choose_range(histogram, options_.method, options_.percentile);
+      range.low = std::min(0.0, std::max(range.low, least_that_counts(*graph.find(name))));
+      grids[name] = uint8_grid(range);
     }
     return grids;
+  }
+
+  static void add_results(Value& value, std::set<std::string>& names) {
+    for (const RoundedResult& result : rounded_results(value)) names.insert(result.end->name());
   }
 
   // From the front to the end, so that what reads a rounded result finds it rounded.
   Status rewrite_all(Graph& graph, const std::vector<Int8Target>& targets, QdqPairs& pairs, PassContext& context) {
     std::map<const Node*, const Int8Target*> by_node;  // looked up only
     for (const Int8Target& target : targets) by_node[target.node] = &target;
-    const auto flow = flow_of(graph, targets, [&](const Value& value) { return pairs.known(value); });
+    const IntegerFlow flow = flow_of(graph, targets, &pairs.grids());
     std::map<const Node*, const FlowNode*> between;  // looked up only
-    for (const FlowNode& made : flow) between[made.node] = &made;
+    for (const FlowNode& made : flow.nodes) between[made.node] = &made;
     std::map<std::string, int> counts;
     for (Node* node : graph.nodes()) {
       if (const auto found = by_node.find(node); found != by_node.end()) {
-        OF_TRY(rewrite(graph, *found->second, pairs, context));
+        OF_TRY(rewrite(graph, *found->second, flow, pairs, context));
       } else if (const auto flowing = between.find(node); flowing != between.end()) {
         ++counts[node->op_type()];
-        rewrite_between(*flowing->second, pairs);
+        rewrite_between(*flowing->second, flow, pairs);
       }
     }
     std::string text;
@@ -127,24 +139,24 @@ class QdqInt8 final : public Pass {
     return {};
   }
 
-  void rewrite_between(const FlowNode& made, QdqPairs& pairs) const {
+  static void rewrite_between(const FlowNode& made, const IntegerFlow& flow, QdqPairs& pairs) {
     Node& node = *made.node;
     for (const std::size_t i : made.operands) {
       node.graph()->set_input(node, i, pairs.read(*node.input(i), node));
     }
-    if (!made.moves) return round(*node.output(), pairs);
+    if (!made.moves) return round(*node.output(), flow, pairs);
     for (Value* output : node.outputs()) {
       if (output != nullptr) pairs.round_result_as(*output, *node.input(0));
     }
   }
 
-  static void round(Value& value, QdqPairs& pairs) {
-    std::optional<ClipRange> range;
-    Value* result = absorbed_result(value, &range);
-    if (pairs.known(*result)) pairs.round_result(*result, range);
+  static void round(Value& value, const IntegerFlow& flow, QdqPairs& pairs) {
+    const auto found = flow.results.find(&value);
+    if (found != flow.results.end()) pairs.round_result(value, found->second);
   }
 
-  Status rewrite(Graph& graph, const Int8Target& target, QdqPairs& pairs, PassContext& context) {
+  Status rewrite(Graph& graph, const Int8Target& target, const IntegerFlow& flow, QdqPairs& pairs,
+                 PassContext& context) {
     Node& node = *target.node;
     const std::int64_t before = constant(target.weight)->nbytes();
     auto made = quantize_channels(*constant(target.weight), target.axis, options_.targets.limit);
@@ -153,7 +165,7 @@ class QdqInt8 final : public Pass {
     put_bias(graph, target, made->scales, pairs.scale_of(*decoded));
     OF_TRY(put_weight(graph, target, *made));
     graph.set_input(node, 0, decoded);
-    if (node.is("Conv")) round(*node.output(), pairs);
+    if (node.is("Conv")) round(*node.output(), flow, pairs);
     context.applied(node.label(), "uint8 activations, int8 weights by channel", before,
                     before / 4 + 4 * target.channels);
     return {};

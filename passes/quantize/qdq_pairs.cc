@@ -26,41 +26,57 @@ Uint8Grid inside(Uint8Grid grid, const ClipRange& range) {
 Value* QdqPairs::read(Value& value, const Node& reader) {
   if (made_.contains(&value)) return &value;  // rounded where it was made
   if (const auto found = read_.find(&value); found != read_.end()) return found->second;
-  Value* made = constant(&value) != nullptr
-                    ? add_codes(value, reader)
-                    : add_pair(value, add_scale(value.name(), grids_.at(value.name())), &reader);
+  Value* made = nullptr;
+  if (constant(&value) != nullptr) {
+    made = add_codes(value, reader);
+  } else {
+    const Scale scale = add_scale(value.name(), grids_.at(value.name()));
+    made = add_pair(value, scale, value, scale, &reader);
+  }
   read_[&value] = made;
   return made;
 }
 
-void QdqPairs::round_result(Value& result, const std::optional<ClipRange>& range) {
-  Uint8Grid grid = grids_.at(result.name());
-  if (range) grid = inside(grid, *range);
-  replace(result, add_scale(result.name(), grid));
+void QdqPairs::round_result(Value& value, const RoundedResult& result) {
+  Value& end = *result.end;
+  Uint8Grid seen = grids_.at(end.name());
+  if (!result.affine()) {
+    if (result.clip) seen = inside(seen, *result.clip);
+    const Scale scale = add_scale(end.name(), seen);
+    replace(end, scale, end, scale);
+    return;
+  }
+  const RoundedGrids grids = *rounded_grids(result, seen);
+  const Scale written = add_scale(value.name(), grids.written), read = add_scale(end.name(), grids.read);
+  if (!replace(value, written, end, read)) return;
+  for (auto node = result.nodes.rbegin(); node != result.nodes.rend(); ++node) erase_with_dead_inputs(graph_, **node);
 }
 
-void QdqPairs::round_result_as(Value& result, const Value& source) { replace(result, made_.at(&source)); }
+void QdqPairs::round_result_as(Value& result, const Value& source) {
+  const Scale scale = made_.at(&source);
+  replace(result, scale, result, scale);
+}
 
 QdqPairs::Scale QdqPairs::add_scale(const std::string& name, const Uint8Grid& grid) {
   return {grid, add_constant(graph_, Tensor::scalar(grid.scale), name + "_scale"),
           add_constant(graph_, Tensor::of<std::uint8_t>({}, {grid.zero}), name + "_zero_point")};
 }
 
-Value* QdqPairs::add_pair(Value& value, const Scale& scale, const Node* before) {
+Value* QdqPairs::add_pair(Value& value, const Scale& written, const Value& end, const Scale& read, const Node* before) {
   Type codes = value.type();
   codes.dtype = DType::kUint8;
   const std::string name = value.name();
   Node* quantize = graph_.insert(
-      {"QuantizeLinear", {&value, scale.scale, scale.zero}, {{name + "_QuantizeLinear_Output", codes}}, {}, "", ""},
+      {"QuantizeLinear", {&value, written.scale, written.zero}, {{name + "_QuantizeLinear_Output", codes}}, {}, "", ""},
       before);
   Node* decode = graph_.insert({"DequantizeLinear",
-                                {quantize->output(), scale.scale, scale.zero},
-                                {{name + "_DequantizeLinear_Output", value.type()}},
+                                {quantize->output(), read.scale, read.zero},
+                                {{end.name() + "_DequantizeLinear_Output", end.type()}},
                                 {},
                                 "",
                                 ""},
                                before);
-  made_[decode->output()] = scale;
+  made_[decode->output()] = read;
   return decode->output();
 }
 
@@ -91,20 +107,22 @@ Value* QdqPairs::add_codes(Value& value, const Node& reader) {
   return decode->output();
 }
 
-void QdqPairs::replace(Value& result, const Scale& scale) {
+// False where the name of an output of the model forbids it.
+bool QdqPairs::replace(Value& value, const Scale& written, Value& end, const Scale& read) {
   const auto nodes = graph_.nodes();
-  const auto made = std::find(nodes.begin(), nodes.end(), result.producer());
+  const auto made = std::find(nodes.begin(), nodes.end(), value.producer());
   const Node* next = made != nodes.end() && std::next(made) != nodes.end() ? *std::next(made) : nullptr;
-  Value* decoded = add_pair(result, scale, next);
+  Value* decoded = add_pair(value, written, end, read, next);
   Node* quantize = decoded->producer()->input(0)->producer();
-  if (!graph_.can_replace(result, *decoded)) {
+  if (!graph_.can_replace(end, *decoded)) {
     made_.erase(decoded);
     graph_.erase(*decoded->producer());
     graph_.erase(*quantize);
-    return;
+    return false;
   }
-  graph_.replace_all_uses(result, *decoded);
-  graph_.set_input(*quantize, 0, &result);
+  graph_.replace_all_uses(end, *decoded);
+  graph_.set_input(*quantize, 0, &value);
+  return true;
 }
 
 }  // namespace onnxfold

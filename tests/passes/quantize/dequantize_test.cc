@@ -164,14 +164,14 @@ TEST(Dequantize, OperatorsOfOthers) {
 }
 
 TEST(Dequantize, NearMisses) {
-  // Another scale behind than in front; codes that pass another operator; a weight that is computed.
+  // A scale behind that is computed; codes that pass another operator; a weight that is computed.
   for (const char* nodes :
-       {"q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, z) }",
+       {"q = QuantizeLinear(x, s, z) m = ReduceMax<keepdims=0>(x) y = DequantizeLinear(q, m, z) }",
         "q = QuantizeLinear(x, s, z) r = Reshape(q, shape) d = DequantizeLinear(r, s, z) y = Reshape(d, shape) }",
         "q, qs, qz = DynamicQuantizeLinear(x) a = MatMulInteger(q, q, qz, qz) c = Cast<to=1>(a) y = Mul(c, qs) }"}) {
     const auto run = run_passes({{"dequantize", {}, {}}},
                                 std::string("<ir_version: 8, opset_import: [\"\" : 17]> g (float[4, 4] x) => (float[4, "
-                                            "4] y) <float s = {0.02}, float t = {0.03}, uint8 z = {120}, int64[2] "
+                                            "4] y) <float s = {0.02}, uint8 z = {120}, int64[2] "
                                             "shape = {4, 4}> { ") +
                                     nodes,
                                 nullptr);
@@ -186,6 +186,22 @@ TEST(Dequantize, ThenOtherBits) {
                               text_of(kNodes), nullptr);
   EXPECT_TRUE(run.did());
   EXPECT_EQ(run.model->graph().nodes_of("MatMulNBits", "com.microsoft").size(), 2U);
+}
+
+// x * 0.5 - 1 that codes took in: written in steps of 0.1 from 20 on, read in steps of 0.05 from 40 on.
+TEST(Dequantize, APairOfTwoGridsIsAFactorAndAnAddend) {
+  const std::string text =
+      "<ir_version: 10, opset_import: [\"\" : 18]> g (float[3] x) => (float[3] y) <float s = {0.1}, uint8 z = {20}, "
+      "float "
+      "t = {0.05}, uint8 w = {40}> { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, t, w) }";
+  const auto run = run_passes({{"dequantize", {}, {}}}, text, nullptr);
+  ASSERT_TRUE(run.did());
+  const Dataset data = test::dataset_of("x", {3}, {-1.23, 0, 4.56});
+  const std::vector<double> y = first_output(*run.model, data);
+  for (const auto& [at, wanted] : {std::pair{0, -1.615}, {1, -1.0}, {2, 1.28}}) {
+    EXPECT_NEAR(y[static_cast<std::size_t>(at)], wanted, 1e-6);
+  }
+  EXPECT_TRUE(run.model->graph().nodes_of("QuantizeLinear").empty());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "ir/match.h"
@@ -37,7 +38,9 @@ bool is_rounded(const Value* value) {
 // All operands and results on codes.
 void expect_on_codes(const Node& node, std::size_t operands) {
   for (std::size_t i = 0; i < operands; ++i) EXPECT_TRUE(is_rounded(node.input(i))) << node.label();
-  const Value* result = absorbed_result(*node.output());
+  const Value* result = node.output();
+  const Node* clip = sole_consumer(result);
+  if (clip != nullptr && (clip->is("Relu") || clip->is("Clip"))) result = clip->output();
   for (const Use& use : result->uses()) EXPECT_TRUE(use.node->is("QuantizeLinear")) << node.label();
 }
 
@@ -50,7 +53,7 @@ struct Hit {
 TEST(IntegerFlow, WhatLiesBetweenConvolutionsReadsAndGivesCodes) {
   for (const Hit& hit : {
            Hit{"Add", "v = Add(c, x)", "", 2, 4},
-           Hit{"Add", "v = Add(k, c)", ", float k = {0.5}", 2, 4},
+           Hit{"Add", "v = Add(k, c)", ", float[4, 1, 1] k = {0.5, 0.25, 1, 0.75}", 2, 4},
            Hit{"Add", "s = Add(c, x) v = Relu(s)", "", 2, 4},
            Hit{"Mul", "s = Sigmoid(c) v = Mul(c, s)", "", 2, 4},
            Hit{"Sigmoid", "s = Sigmoid(c) v = Mul(c, s)", "", 1, 4},
@@ -107,7 +110,7 @@ TEST(IntegerFlow, StaysInFloatWhereCodesWouldNotDo) {
   for (const Hit& miss : {
            Hit{"Add", "v = Add(x, x) d = Relu(c)", "", 2, 4},  // reads no result of a convolution
            Hit{"Tanh", "v = Tanh(c)", "", 1, 4},               // no kernel
-           Hit{"Div", "v = Div(c, k)", ", float k = {2}", 1, 4},
+           Hit{"Div", "e = Exp(x) v = Div(c, e)", "", 1, 4},
            Hit{"Resize", "v = Resize <mode = \"linear\"> (c, , k)", ", float[4] k = {1, 1, 2, 2}", 1, 4},
            Hit{"AveragePool", "d = Abs(c) v = AveragePool <kernel_shape = [2, 2]> (d)", "", 1, 4},
            Hit{"AveragePool", "v = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (c)", "", 1, 4},
@@ -203,10 +206,139 @@ TEST(IntegerFlow, NoCodeLiesBeyondTheClip) {
   }
 }
 
-TEST(IntegerFlow, AClipWithoutZeroIsNotAbsorbed) {
+// HardSwish and HardSigmoid as operators or spelled out: nothing but integer sums and products is left.
+TEST(IntegerFlow, HardActivationsAreSumsAndProductsOfCodes) {
+  struct Case {
+    const char *between, *constants;
+    std::size_t sums, products;
+  };
+  const std::string spelled = ", float three = {3}, float zero = {0}, float six = {6}, float k = {0.4}, float l = {1}";
+  for (const Case& given : {
+           Case{"v = HardSwish(c)", "", 1, 1},
+           Case{"v = HardSigmoid(c)", "", 1, 0},
+           Case{"s = HardSigmoid <alpha = 0.1666667> (c) v = Mul(s, c)", "", 1, 1},
+           Case{"p = Add(c, three) q = Clip(p, zero, six) d = Mul(c, q) v = Div(d, six)", spelled.c_str(), 1, 1},
+           Case{"p = Add(three, c) q = Clip(p, zero, six) d = Mul(q, c) e = Div(d, six) f = Mul(k, e) v = Sub(f, l)",
+                spelled.c_str(), 1, 1},
+       }) {
+    const Dataset data = images();
+    const std::string text = network(given.between, given.constants);
+    const auto run = run_calibrated("qdq-int8", text, &data);
+    ASSERT_TRUE(run.did()) << given.between;
+    EXPECT_TRUE(verify(*run.model)) << given.between;
+    const Graph& graph = run.model->graph();
+    EXPECT_EQ(graph.nodes_of("Add").size(), given.sums) << given.between;
+    EXPECT_EQ(graph.nodes_of("Mul").size(), given.products) << given.between;
+    for (const char* op : {"Div", "Sub", "HardSwish", "HardSigmoid"}) {
+      EXPECT_TRUE(graph.nodes_of(op).empty()) << given.between << op;
+    }
+    for (const char* op : {"Add", "Mul"}) {
+      for (const Node* node : graph.nodes_of(op)) expect_on_codes(*node, 2);
+    }
+    EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*test::model_from_text(text), data)), 0.05)
+        << given.between;
+  }
+}
+
+TEST(IntegerFlow, HardSwishInFloatStaysAsItIs) {
+  const Dataset data = images();
+  const auto alone = run_calibrated("qdq-int8", network("v = HardSwish(x) d = Neg(c)"), &data);
+  EXPECT_EQ(alone.model->graph().nodes_of("HardSwish").size(), 1U);
+  const auto unasked = run_calibrated("qdq-int8", network("v = HardSwish(c)"), &data, {{"between", "float"}});
+  EXPECT_EQ(unasked.model->graph().nodes_of("HardSwish").size(), 1U);
+  const auto falling = run_calibrated("qdq-int8", network("v = HardSigmoid <alpha = -0.2> (c)"), &data);
+  EXPECT_EQ(falling.model->graph().nodes_of("HardSigmoid").size(), 1U);
+}
+
+// What HardSwish makes 0 of needs no codes of its own.
+TEST(IntegerFlow, NoCodesForNumbersThatHardSwishDrops) {
+  std::vector<double> numbers(2 * 4 * 8 * 8);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = 20 * std::sin(static_cast<double>(i) * 0.7);
+  const Dataset data = test::dataset_of("x", {2, 4, 8, 8}, numbers);
+  const auto least = [&](const std::string& between) {
+    const auto run = run_calibrated("qdq-int8", network(between), &data, {{"ranges", "min-max"}});
+    const Node& quantize = *sole_consumer(run.model->graph().nodes_of("Conv")[0]->output());
+    return -*scalar_constant(quantize.input(1)) * *scalar_constant(quantize.input(2));
+  };
+  EXPECT_NEAR(least("v = HardSwish(c)"), -3, 0.5);
+  EXPECT_LT(least("h = HardSwish(c) v = Add(h, c)"), -6);
+}
+
+TEST(IntegerFlow, NodesThatCodesCannotTakeInStay) {
+  for (const Hit& miss : {
+           Hit{"Mul", "v = Mul(c, k)", ", float k = {-2}", 2, 4}, Hit{"Sub", "v = Sub(k, c)", ", float k = {2}", 2, 4},
+           Hit{"Div", "v = Div(k, c)", ", float k = {2}", 2, 4},
+           Hit{"Add", "s = Sigmoid(c) v = Add(s, k)", ", float k = {0.001}", 2, 4},  // a quarter of a step
+           Hit{"Mul", "m = Mul(c, k) v = Add(c, m)", ", float k = {2}", 2, 4},       // c has another reader
+           Hit{"Add", "v = Add(c, k)", ", float[1, 1, 1, 1, 1] k = {2}", 2, 4},      // a rank more
+       }) {
+    if (std::string(miss.constants).find("1, 1, 1, 1, 1") != std::string::npos) {
+      const auto model = test::model_from_text(network("v = Add(c, k) w = Squeeze(v)", miss.constants));
+      EXPECT_EQ(rounded_results(*model->graph().nodes_of("Conv")[0]->output()).size(), 1U);
+      continue;
+    }
+    const Dataset data = images();
+    const auto run = run_calibrated("qdq-int8", network(miss.between, miss.constants, miss.channels), &data);
+    EXPECT_EQ(run.model->graph().nodes_of(miss.op).size(), 1U) << miss.between;
+  }
+}
+
+TEST(RoundedResult, BothGridsSayTheSame) {
+  int made = 0;
+  for (const double scale : {0.01, 1.0, 7.0}) {
+    for (const double shift : {-100.0, -3.0, -0.02, 0.0, 0.001, 0.5, 40.0}) {
+      for (const ActivationRange& range : {ActivationRange{-1, 2}, {0, 30}, {-0.5, 0}, {-90, 110}}) {
+        RoundedResult result;
+        result.scale = scale;
+        result.shift = shift;
+        const auto grids = rounded_grids(result, uint8_grid(range));
+        if (!grids) continue;
+        ++made;
+        const double read = grids->read.scale;
+        for (const int code : {0, 17, 255}) {
+          const double value = (code - grids->written.zero) * static_cast<double>(grids->written.scale);
+          EXPECT_NEAR(scale * value + shift, (code - grids->read.zero) * read, read / 16) << scale << " " << shift;
+        }
+        EXPECT_LE(-grids->read.zero * read, std::min(range.low, shift) + read);
+        EXPECT_GE((255 - grids->read.zero) * read, std::max(range.high, shift) - read);
+      }
+    }
+  }
+  EXPECT_GT(made, 50);
+}
+
+TEST(RoundedResult, TheShiftIsAWholeNumberOfStepsOrNothing) {
+  RoundedResult result;
+  const Uint8Grid seen = uint8_grid({-1, 1.55});  // steps of 0.01
+  for (const auto& [shift, hit] :
+       {std::pair{0.0001, true}, {0.002, false}, {0.015, false}, {0.055, true}, {0.5, true}}) {
+    result.shift = shift;
+    EXPECT_EQ(rounded_grids(result, seen).has_value(), hit) << shift;
+  }
+  result.shift = 0.5;
+  result.clip = ClipRange{-1.5, 1.05};
+  ASSERT_TRUE(rounded_grids(result, seen));
+  result.clip = ClipRange{-1, 1.05};  // codes from -1 on stand for less
+  EXPECT_FALSE(rounded_grids(result, seen));
+}
+
+TEST(RoundedResult, AClipWithoutZeroIsNotTakenIn) {
   const auto model = test::model_from_text(network("v = Clip(c, l, h)", ", float l = {0.1}, float h = {1}"));
   Value* made = model->graph().nodes_of("Conv")[0]->output();
-  EXPECT_EQ(absorbed_result(*made), made);
+  const auto results = rounded_results(*made);
+  ASSERT_EQ(results.size(), 1U);
+  EXPECT_EQ(results[0].end, made);
+}
+
+// Behind a sum a Clip that stays would need codes of its own.
+TEST(RoundedResult, StopsInFrontOfAClipOrBehindIt) {
+  const auto model = test::model_from_text(network("p = Add(c, k) q = Relu(p) v = Mul(q, k)", ", float k = {2}"));
+  const auto results = rounded_results(*model->graph().nodes_of("Conv")[0]->output());
+  ASSERT_EQ(results.size(), 3U);  // all, up to the Relu, nothing
+  EXPECT_EQ(results[0].scale, 2);
+  EXPECT_EQ(results[0].shift, 4);
+  EXPECT_EQ(results[1].nodes.size(), 2U);
+  EXPECT_TRUE(results[2].nodes.empty());
 }
 
 }  // namespace

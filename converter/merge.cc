@@ -161,7 +161,7 @@ class Job {
     report_.merge.emplace();
     for (const std::string& path : options_.sources) {
       progress("reading " + path);
-      OF_ASSIGN(LoadedModel loaded, load_with_facts(path));
+      OF_ASSIGN(LoadedModel loaded, load_with_facts(path, options_.dry_run ? Hashing::kNo : Hashing::kYes));
       report_.merge->parents.push_back(loaded.facts);
       parents_.push_back(std::move(loaded.model));
       // Weight by weight they are looked at when they are merged.
@@ -172,7 +172,7 @@ class Job {
     }
     report_.source = report_.merge->parents.back();
     if (!options_.base.empty()) {
-      OF_ASSIGN(LoadedModel loaded, load_with_facts(options_.base));
+      OF_ASSIGN(LoadedModel loaded, load_with_facts(options_.base, Hashing::kNo));
       base_ = std::move(loaded.model);
     }
     described_ = described_values(*parents_.back());
@@ -365,7 +365,9 @@ class Job {
     }
     report_.merge->method = line;
     std::string hashes;
-    for (const ModelFacts& parent : report_.merge->parents) hashes += (hashes.empty() ? "" : "+") + parent.xxh128;
+    for (const ModelFacts& parent : report_.merge->parents) {
+      hashes += (hashes.empty() ? "" : "+") + (parent.xxh128.empty() ? std::string(32, '0') : parent.xxh128);
+    }
     stamp(*merged_, fmt::format("merge {} weights={}", line, fmt::join(weights_, ",")), hashes);
     report_.target.path = options_.target;
     report_.target.nodes = node_count(*merged_);

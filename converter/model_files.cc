@@ -25,13 +25,15 @@ void set_metadata(Metadata& metadata, const std::string& key, std::string value)
 
 }  // namespace
 
-Result<LoadedModel> load_with_facts(const std::string& path) {
+Result<LoadedModel> load_with_facts(const std::string& path, Hashing hashing) {
   LoadedModel loaded;
   LoadStats stats;
   OF_ASSIGN(loaded.model, load_model(path, &stats));
   std::vector<std::string> files = {path};
   files.insert(files.end(), stats.external_files.begin(), stats.external_files.end());
-  OF_ASSIGN(loaded.facts.xxh128, hash_files(files));
+  if (hashing == Hashing::kYes) {
+    OF_ASSIGN(loaded.facts.xxh128, hash_files(files));
+  }
   loaded.facts.path = path;
   loaded.facts.bytes = stats.file_bytes + stats.external_bytes;
   loaded.facts.external_bytes = stats.external_bytes;
@@ -81,7 +83,7 @@ std::string failed_name(const std::string& target) {
 void stamp(Model& model, const std::string& recipe, const std::string& source_hash) {
   set_metadata(model.metadata, "onnxfold.version", std::string(version()));
   set_metadata(model.metadata, "onnxfold.recipe", recipe);
-  set_metadata(model.metadata, "onnxfold.source_xxh128", source_hash);
+  set_metadata(model.metadata, "onnxfold.source_xxh128", source_hash.empty() ? std::string(32, '0') : source_hash);
 }
 
 Result<Dataset> make_dataset(const Model& model, const std::string& data, std::uint64_t seed,

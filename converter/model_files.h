@@ -14,8 +14,10 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
   ModelFacts facts;
 };
-// Errors: those of load_model.
-Result<LoadedModel> load_with_facts(const std::string& path);
+// Whether every byte of the files is read to hash them; weights themselves are read when somebody wants their numbers.
+enum class Hashing { kYes, kNo };
+// Without hashing facts.xxh128 stays empty. Errors: those of load_model.
+Result<LoadedModel> load_with_facts(const std::string& path, Hashing hashing = Hashing::kYes);
 
 // Refusing before the work is kinder than after it. Errors: io, invalid_argument (exists).
 Status check_target(const std::string& target, bool may_exist);
@@ -26,7 +28,8 @@ Status save_with_facts(const Model& model, const std::string& path, const SaveOp
 // OUT.onnx -> OUT.failed.onnx
 std::string failed_name(const std::string& target);
 
-// What was done, in the model's metadata. No time stamps, no paths: the same input and recipe give the same bytes.
+// What was done, in the model's metadata. No time stamps, no paths: the same input and recipe give the same bytes. For
+// predictions an empty hash leaves as much room as one takes.
 void stamp(Model& model, const std::string& recipe, const std::string& source_hash);
 
 // The data of --data, or seeded inputs when `data` is empty. Errors: those of load_dataset.

@@ -83,6 +83,8 @@ TEST(DryRun, PredictsTheSizeToTheByte) {
     const auto before = nlohmann::json::parse(read_file(predicted)), after = nlohmann::json::parse(read_file(written));
     EXPECT_TRUE(before["predicted"].get<bool>());
     EXPECT_EQ(before["target"]["bytes"], after["target"]["bytes"]);
+    EXPECT_TRUE(before["source"]["xxh128"].is_null());  // nothing was read to hash it
+    EXPECT_EQ(after["source"]["xxh128"].get<std::string>().size(), 32U);
     EXPECT_GT(before["peak_memory_bytes"].get<std::int64_t>(), 0);
   }
 }

@@ -90,6 +90,8 @@ class Engine {
 
   // False when the weight holds something that is not a finite number.
   bool run(const std::byte* data, DType dtype, const Done& done);
+  // Were there scales, and did rounding them to their form leave none?
+  bool lost_all_scales() const { return some_ && !some_left_; }
 
  private:
   bool tile(const std::byte* data, DType dtype, std::int64_t row, std::int64_t rows, std::int64_t first,
@@ -97,7 +99,7 @@ class Engine {
   bool slab(const std::byte* data, DType dtype, std::int64_t row, std::int64_t rows, const Done& done);
   void load(const std::byte* data, DType dtype, std::int64_t row, std::int64_t rows, std::int64_t col,
             std::int64_t cols, float* values) const;
-  void round_lanes(std::int64_t blocks, std::int64_t rows, float* scales) const;
+  void round_lanes(std::int64_t blocks, std::int64_t rows, float* scales);
   void encode(const float* values, std::int64_t cols, const float* scales, const float* lows, std::int64_t row,
               std::int64_t rows, std::int64_t block, std::uint8_t* codes);
   void pad(std::int64_t row, std::int64_t rows, std::int64_t block, std::int64_t cols);
@@ -110,6 +112,7 @@ class Engine {
   std::span<const float> importance_;
   BlockCodes& out_;
   std::int64_t group_;
+  std::atomic<bool> some_ = false, some_left_ = false;  // scales that are not 0, before and after rounding
 };
 
 // Rows [row, row + rows) lie in one slab when rows are spread out.
@@ -135,18 +138,23 @@ void Engine::load(const std::byte* data, DType dtype, std::int64_t row, std::int
 }
 
 // scales[block * kLanes + lane] of one group of blocks.
-void Engine::round_lanes(std::int64_t blocks, std::int64_t rows, float* scales) const {
+void Engine::round_lanes(std::int64_t blocks, std::int64_t rows, float* scales) {
   if (format_.scales == ScaleForm::kFull && scale_type_ == DType::kFloat32) return;
   std::vector<float> row(static_cast<std::size_t>(blocks));
+  bool some = false, left = false;
   for (std::int64_t lane = 0; lane < rows; ++lane) {
     for (std::int64_t b = 0; b < blocks; ++b) row[static_cast<std::size_t>(b)] = scales[b * kLanes + lane];
+    some = some || std::any_of(row.begin(), row.end(), [](float scale) { return scale != 0; });
     if (format_.scales == ScaleForm::kInt8) {
       round_to_int8(row.data(), blocks);
     } else {
       round_scales(row.data(), blocks, format_.scales, scale_type_);
     }
+    left = left || std::any_of(row.begin(), row.end(), [](float scale) { return scale != 0; });
     for (std::int64_t b = 0; b < blocks; ++b) scales[b * kLanes + lane] = row[static_cast<std::size_t>(b)];
   }
+  if (some) some_ = true;
+  if (left) some_left_ = true;
 }
 
 // What ONNX Runtime leaves behind a short block: zeros, but a half-filled byte repeats the code two before it. It
@@ -310,8 +318,12 @@ Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape
     release_pages(
         bytes.span().subspan(static_cast<std::size_t>(begin * width), static_cast<std::size_t>(count * width)));
   };
-  if (!Engine(shape, format, scale_type, rule, importance, out).run(bytes.data(), weight.dtype(), done)) {
+  Engine engine(shape, format, scale_type, rule, importance, out);
+  if (!engine.run(bytes.data(), weight.dtype(), done)) {
     return fail(Code::kInvalidArgument, "holds NaN or infinity; exclude it or repair the model");
+  }
+  if (engine.lost_all_scales()) {
+    return fail(Code::kInvalidArgument, "its numbers are too small for scales in 16 bits; take scales=float32");
   }
   return out;
 }
@@ -334,6 +346,11 @@ Result<std::shared_ptr<const BlockCodes>> LazyBlocks::take(int part) {
   const std::lock_guard lock(state_->mutex);
   if (!state_->result) {
     OF_ASSIGN(BlockCodes made, state_->make());
+    const bool halves = format_.scales == ScaleForm::kFloat16;
+    if (halves && std::any_of(made.scales.begin(), made.scales.end(),
+                              [](float scale) { return std::fabs(scale) >= kMostHalf; })) {
+      return fail(Code::kInvalidArgument, "its numbers are too large for scales in float16; take scales=float32");
+    }
     state_->result = std::make_shared<const BlockCodes>(std::move(made));
     state_->taken.clear();
   }

@@ -91,15 +91,16 @@ std::int64_t scale_group(std::int64_t blocks);
 void round_scales(float* scales, std::int64_t blocks, ScaleForm form, DType type);
 
 // `importance`: for the rule, of each of the weight's columns; empty: all the same. Errors: invalid_argument when the
-// weight holds NaN or infinity; whatever loading it reports. Mapped weights are read in ranges whose pages are given
-// back at once.
+// weight holds NaN or infinity, or numbers so small that all scales become 0 in their form; whatever loading it
+// reports. Mapped weights are read in ranges whose pages are given back at once.
 Result<BlockCodes> quantize_blocks(const Tensor& weight, const BlockShape& shape, const BlockFormat& format,
                                    DType scale_type, BlockRule rule = choose_rtn,
                                    std::span<const float> importance = {});
 
 // Makes the codes of a weight when one of its parts is first asked for, and keeps them until `parts` different ones
 // were taken, so that a writer that asks for codes, scales and zero points in turn computes them once and holds one
-// weight at a time. `make` is called again when a part is asked for again: it must be a pure function.
+// weight at a time. `make` is called again when a part is asked for again: it must be a pure function. Errors: those of
+// `make`; invalid_argument when a scale does not fit into the format's float16.
 class LazyBlocks {
  public:
   using Maker = std::function<Result<BlockCodes>()>;

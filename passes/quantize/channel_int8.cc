@@ -7,7 +7,8 @@
 
 namespace onnxfold {
 
-Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, int limit) {
+Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, int limit,
+                                      std::span<const float> least) {
   OF_ASSIGN(const std::vector<float> values, to_floats(weight));
   const Dims& dims = weight.dims();
   const std::int64_t channels = dims[static_cast<std::size_t>(axis)];
@@ -23,6 +24,10 @@ Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, i
     largest[channel_of(i)] = std::max(largest[channel_of(i)], std::fabs(values[i]));
   }
   for (const float most : largest) out.scales.push_back(most > 0 ? most / static_cast<float>(limit) : 1.0F);
+  for (std::size_t c = 0; c < least.size(); ++c) {
+    out.widened = out.widened || out.scales[c] < least[c];
+    out.scales[c] = std::max(out.scales[c], least[c]);
+  }
   Buffer codes(values.size());
   const auto end = static_cast<float>(limit);
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -31,6 +36,17 @@ Result<ChannelInt8> quantize_channels(const Tensor& weight, std::int64_t axis, i
   }
   out.codes = Tensor::owned(DType::kInt8, dims, std::move(codes));
   return out;
+}
+
+Result<std::vector<float>> least_scales(const Tensor& bias, float input_scale) {
+  OF_ASSIGN(const std::vector<float> values, to_floats(bias));
+  std::vector<float> least;
+  for (const float value : values) {
+    if (!std::isfinite(value)) return fail(Code::kInvalidArgument, "holds NaN or infinity");
+    const double scale = std::fabs(static_cast<double>(value)) / (0x1p30 * static_cast<double>(input_scale));
+    least.push_back(static_cast<float>(std::min(scale, 3e38)));
+  }
+  return least;
 }
 
 Result<Tensor> transposed_codes(const Tensor& codes) {

@@ -3,9 +3,11 @@
 // Which: the list kHalf, unless keep names the operator or node; sums of squares and what is made of them
 // (statistics_chain.h), exponentials, normalizations by batch and everything unknown stay in float32, with Casts
 // between. Graph inputs and outputs keep their types. A weight with numbers beyond 65504 keeps its node in float32
-// unless they are masks (infinite or near the end of float32), which are clamped; both are said. With calibration data
-// nodes whose results come near 65504 there stay in float32 as well. weights-only (and bfloat16, which few runtimes
-// compute in): weights alone are stored in 16 bits with a Cast that runtimes fold at load. Lossy.
+// unless they are masks (infinite or near the end of float32), which are clamped; both are said. So do matrices of
+// nothing but numbers that are no normal halves, and whole numbers (positions, sizes) that 16 bits cannot tell apart.
+// With calibration data nodes whose results come near 65504 there stay in float32 as well. weights-only (and bfloat16,
+// which few runtimes compute in; numbers beyond its largest, 3.39e38, are clamped): weights alone are stored in 16 bits
+// with a Cast that runtimes fold at load. Lossy.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,9 +26,11 @@ namespace onnxfold {
 namespace {
 
 constexpr double kMostHalf = 65504;
-constexpr double kLeastHalf = 0x1p-25;  // what is smaller becomes 0
-constexpr double kMask = 1e30;          // numbers beyond stand for infinity
-constexpr double kReserve = 4;          // results on data stay that far below the largest half
+constexpr double kMostBFloat16 = 0x1.FEp127;
+constexpr double kLeastHalf = 0x1p-25, kLeastBFloat16 = 0x1p-134;  // what is not larger becomes 0
+constexpr double kLeastNormalHalf = 0x1p-14;
+constexpr double kMask = 1e30;  // numbers beyond stand for infinity
+constexpr double kReserve = 4;  // results on data stay that far below the largest half
 
 // No intermediate result of these grows beyond their operands and outputs.
 const std::set<std::string, std::less<>> kHalf = {
@@ -42,30 +46,48 @@ const std::set<std::string, std::less<>> kHalf = {
 
 struct Range {
   std::int64_t beyond = 0, masks = 0, vanished = 0;
+  std::int64_t merged = 0;  // whole numbers that change, where all are whole
   double largest = 0;
 };
 
-Result<Range> range_of(const Tensor& tensor) {
+Result<Range> range_of(const Tensor& tensor, DType type) {
   OF_ASSIGN(const std::vector<float> values, to_floats(tensor));
+  const bool half = type == DType::kFloat16;
+  const double most = half ? kMostHalf : kMostBFloat16, least = half ? kLeastHalf : kLeastBFloat16;
   Range range;
+  bool whole = true;
   for (const float value : values) {
-    const double size = std::fabs(static_cast<double>(value));
-    if (size > kMostHalf) ++(size > kMask ? range.masks : range.beyond);
-    if (size <= kMostHalf) range.largest = std::max(range.largest, size);
-    if (size != 0 && size <= kLeastHalf) ++range.vanished;
+    const double exact = static_cast<double>(value), size = std::fabs(exact);
+    if (size > most) ++(size > kMask ? range.masks : range.beyond);
+    if (size != 0 && size <= least) ++range.vanished;
+    if (!(size <= std::min(most, kMask))) continue;
+    range.largest = std::max(range.largest, size);
+    whole = whole && value == std::round(value);
+    if (whole && round_to(type, exact) != exact) ++range.merged;
   }
+  if (!whole) range.merged = 0;
   return range;
 }
 
-// The same numbers in 16 bits, made when the file is written; masks become the largest number of their sign.
+// Why the numbers of a constant stay as they are; empty: nothing is lost but the last digits of some.
+std::string digits_lost(const Tensor& tensor, const Range& numbers, DType type) {
+  if (numbers.merged > 0) return fmt::format("{} whole numbers would change", numbers.merged);
+  const bool tiny = type == DType::kFloat16 && numbers.largest > 0 && numbers.largest < kLeastNormalHalf;
+  if (tiny && tensor.rank() >= 2) return fmt::format("all numbers are below {:.2g}", kLeastNormalHalf);
+  return {};
+}
+
+// The same numbers in 16 bits, made when the file is written; masks become the largest number of their sign (in
+// bfloat16 infinity stays).
 Tensor in_16_bits(const Tensor& from, DType type) {
   return Tensor::deferred(type, from.dims(), [from, type]() -> Result<Buffer> {
     OF_ASSIGN(const std::vector<float> values, to_floats(from));
     Buffer out(values.size() * 2);
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const float limit = static_cast<float>(kMostHalf);
-      const std::uint16_t bits =
-          type == DType::kBFloat16 ? float_to_bfloat16(values[i]) : float_to_half(std::clamp(values[i], -limit, limit));
+      const auto half = static_cast<float>(kMostHalf), most = static_cast<float>(kMostBFloat16);
+      const std::uint16_t bits = type == DType::kFloat16    ? float_to_half(std::clamp(values[i], -half, half))
+                                 : std::isfinite(values[i]) ? float_to_bfloat16(std::clamp(values[i], -most, most))
+                                                            : float_to_bfloat16(values[i]);
       out[2 * i] = static_cast<std::byte>(bits & 0xFF);
       out[2 * i + 1] = static_cast<std::byte>(bits >> 8);
     }
@@ -121,6 +143,12 @@ class ConvertFloat16 final : public Pass {
     });
   }
 
+  void say_lost(const std::string& name, const Range& numbers, PassContext& context) const {
+    const double most = type_ == DType::kFloat16 ? kMostHalf : kMostBFloat16;
+    if (numbers.masks > 0) context.note(name, fmt::format("{} numbers clamped to {:.6g}", numbers.masks, most));
+    if (numbers.vanished > 0) context.note(name, fmt::format("{} numbers became 0", numbers.vanished));
+  }
+
   DType type_;
   bool weights_only_;
   std::int64_t min_elements_;
@@ -133,7 +161,7 @@ class ConvertFloat16 final : public Pass {
 Result<const Range*> ConvertFloat16::range(const Value& value) {
   const auto found = ranges_.find(&value);
   if (found != ranges_.end()) return &found->second;
-  auto made = range_of(*constant(&value));
+  auto made = range_of(*constant(&value), type_);
   if (!made) return fail(made.error().in(fmt::format("weight '{}'", value.name())));
   return &(ranges_[&value] = *made);
 }
@@ -179,14 +207,16 @@ Result<bool> ConvertFloat16::store_weights(Graph& graph, PassContext& context) {
                       tensor->nbytes());
       continue;
     }
+    if (const std::string why = digits_lost(*tensor, *numbers, type_); !why.empty()) {
+      context.skipped(value->name(), why, tensor->nbytes());
+      continue;
+    }
     Value* stored = add_constant(graph, in_16_bits(*tensor, type_), value->name() + "_16");
     stored->set_type(Type::tensor(type_, tensor->dims()));
     const std::vector<Node*> nodes = graph.nodes();
     NodeSpec spec = cast_of(*stored, DType::kFloat32, "_float");
     Value* wide = graph.insert(std::move(spec), nodes.empty() ? nullptr : nodes.front())->output();
-    if (type_ == DType::kFloat16 && numbers->vanished > 0) {
-      context.note(value->name(), fmt::format("{} numbers became 0", numbers->vanished));
-    }
+    say_lost(value->name(), *numbers, context);
     context.applied(value->name(), std::string(name(type_)), tensor->nbytes(), tensor->nbytes() / 2);
     graph.replace_all_uses(*value, *wide);
     erase_if_unused(graph, *value);
@@ -229,6 +259,9 @@ Result<std::string> ConvertFloat16::refusal(const Node& node) {
     if (numbers->beyond > 0) {
       return fmt::format("'{}' has {} numbers beyond 65504", input->name(), numbers->beyond);
     }
+    if (const std::string why = digits_lost(*constant(input), *numbers, type_); !why.empty()) {
+      return fmt::format("'{}': {}", input->name(), why);
+    }
   }
   for (const Value* output : node.outputs()) {
     if (output == nullptr) continue;
@@ -244,9 +277,7 @@ Value* ConvertFloat16::in_half(Graph& graph, Node& node, Value& value, PassConte
   if (made != nullptr) return made;
   if (const Tensor* tensor = constant(&value)) {
     made = add_constant(*value.graph(), in_16_bits(*tensor, type_), value.name() + "_16");
-    const Range& numbers = ranges_[&value];
-    if (numbers.masks > 0) context.note(value.name(), fmt::format("{} numbers clamped to 65504", numbers.masks));
-    if (numbers.vanished > 0) context.note(value.name(), fmt::format("{} numbers became 0", numbers.vanished));
+    say_lost(value.name(), ranges_[&value], context);
     context.applied(value.name(), "float16", tensor->nbytes(), tensor->nbytes() / 2);
     return made;
   }

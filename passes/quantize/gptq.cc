@@ -145,9 +145,17 @@ class Gptq final : public Pass {
         codes = std::move(plain);
       }
     }
+    if (all_zero(codes) && !all_zero(plain)) {
+      text += "; kept without data, the sweep lost all numbers";
+      codes = std::move(plain);
+    }
     context.note(target.node->label(), text);
     learned_.emplace(key(target), std::make_shared<const BlockCodes>(std::move(codes)));
     return {};
+  }
+
+  static bool all_zero(const BlockCodes& codes) {
+    return std::all_of(codes.scales.begin(), codes.scales.end(), [](float scale) { return !(std::fabs(scale) > 0); });
   }
 
   static Result<BlockCodes> without_data(const WeightTarget& target) {

@@ -60,6 +60,9 @@ void name_other(const Node& node, const Int8Options& options, PassContext& conte
     context.skipped(node.label(), already);
     return;
   }
+  if (const std::string why = unread_weight(node, context.model(), min_elements); !why.empty()) {
+    context.skipped(node.label(), why);
+  }
   if (const auto held = held_weight(node, min_elements)) {
     context.skipped(node.label(), held->moved ? kMovedWeight : fmt::format("{} has no integer form", node.op_type()),
                     held->bytes);
@@ -107,6 +110,13 @@ std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options&
     targets.push_back(target_of(*node, source));
   }
   return targets;
+}
+
+void name_weights(const Graph& graph, Int8Options options, const std::string& why, PassContext& context) {
+  options.tables = false;
+  for (const Int8Target& target : find_int8_targets(graph, options, context)) {
+    context.skipped(target.node->label(), why, constant(target.weight)->nbytes());
+  }
 }
 
 }  // namespace onnxfold

@@ -31,4 +31,7 @@ struct Int8Target {
 // In node order. Every node with a constant floating-point weight that is no target gets a remark with the reason.
 std::vector<Int8Target> find_int8_targets(const Graph& graph, const Int8Options& options, PassContext& context);
 
+// Of a graph that is left alone: a remark for every node with a weight, `why` for those that could be targets.
+void name_weights(const Graph& graph, Int8Options options, const std::string& why, PassContext& context);
+
 }  // namespace onnxfold

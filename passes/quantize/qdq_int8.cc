@@ -46,7 +46,11 @@ class QdqInt8 final : public Pass {
       return fail(Code::kInvalidArgument,
                   "needs data to see ranges on: give --calibration FILE.npz, or use dynamic-int8");
     }
-    if (graph.parent() != nullptr) return false;  // no range is known inside a subgraph
+    if (graph.parent() != nullptr) {
+      name_weights(graph, options_.targets, "stands in a body, where no ranges are seen; dynamic-int8 takes it",
+                   context);
+      return false;
+    }
     std::vector<Int8Target> targets = find_int8_targets(graph, options_.targets, context);
     bool any = false;
     if (!targets.empty()) {
@@ -159,9 +163,15 @@ class QdqInt8 final : public Pass {
                  PassContext& context) {
     Node& node = *target.node;
     const std::int64_t before = constant(target.weight)->nbytes();
-    auto made = quantize_channels(*constant(target.weight), target.axis, options_.targets.limit);
-    if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
     Value* decoded = pairs.read(*node.input(0), node);
+    std::vector<float> least;
+    if (target.bias != nullptr) {
+      auto found = least_scales(*constant(target.bias), pairs.scale_of(*decoded));
+      if (!found) return fail(found.error().in(fmt::format("bias '{}'", target.bias->name())));
+      least = std::move(*found);
+    }
+    auto made = quantize_channels(*constant(target.weight), target.axis, options_.targets.limit, least);
+    if (!made) return fail(made.error().in(fmt::format("weight '{}'", target.weight->name())));
     put_bias(graph, target, made->scales, pairs.scale_of(*decoded));
     OF_TRY(put_weight(graph, target, *made));
     graph.set_input(node, 0, decoded);
@@ -173,7 +183,7 @@ class QdqInt8 final : public Pass {
 
   Status put_weight(Graph& graph, const Int8Target& target, const ChannelInt8& made) {
     const std::int64_t axis = target.transposed ? 1 - target.axis : target.axis;  // as the node reads it
-    Value*& decoded = weights_[{target.weight, target.axis, target.transposed}];
+    Value*& decoded = weights_[{target.weight, target.axis, target.transposed, made.widened ? target.node : nullptr}];
     if (decoded == nullptr) {
       const std::string name = target.weight->name();
       Tensor tensor = made.codes;
@@ -223,7 +233,8 @@ class QdqInt8 final : public Pass {
   }
 
   QdqOptions options_;
-  std::map<std::tuple<const Value*, std::int64_t, bool>, Value*> weights_;  // looked up only
+  // Scales that a bias widened are those of one node. Looked up only.
+  std::map<std::tuple<const Value*, std::int64_t, bool, const Node*>, Value*> weights_;
 };
 
 }  // namespace

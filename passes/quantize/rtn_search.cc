@@ -211,6 +211,32 @@ void refit(const float* values, std::int64_t count, const float* importance, con
   }
 }
 
+// Squares of numbers far from 1 are no float32 any more. Powers of two that bring such lanes near 1, 1 for the others;
+// false: all are near.
+bool leaves_range(const float* values, std::int64_t count, const float* scales, Lanes& units) {
+  constexpr float kFar = 0x1p40F;
+  units.fill(1);
+  bool any = false;
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    const float size = std::fabs(scales[lane]);
+    if (size > 1 / kFar && size < kFar) continue;
+    float largest = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      largest = std::max(largest, std::fabs(values[static_cast<std::size_t>(i * kLanes) + lane]));
+    }
+    if (largest == 0) continue;
+    units[lane] = std::ldexp(1.0F, std::clamp(-std::ilogb(largest), -126, 126));
+    any = true;
+  }
+  return any;
+}
+
+std::vector<float> times(const float* values, std::int64_t count, const Lanes& units) {
+  std::vector<float> result(values, values + count * kLanes);
+  for (std::size_t i = 0; i < result.size(); ++i) result[i] *= units[i % kLanes];
+  return result;
+}
+
 }  // namespace
 
 void choose_rtn_search(const float* values, std::int64_t count, const float* importance, const BlockGrid& grid,
@@ -228,6 +254,13 @@ void choose_rtn_search(const float* values, std::int64_t count, const float* imp
   }
   run(values, count, importance, grid, grid.symmetric ? 0 : 1, scales, zeros.data());
   refit(values, count, importance, grid, zeros, scales);
+  Lanes units;
+  if (leaves_range(values, count, scales, units)) {
+    const std::vector<float> near = times(values, count, units);
+    run(near.data(), count, importance, grid, grid.symmetric ? 0 : 1, scales, zeros.data());
+    refit(near.data(), count, importance, grid, zeros, scales);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) scales[lane] /= units[lane];
+  }
   for (std::size_t lane = 0; lane < kLanes; ++lane) lows[lane] = -zeros[lane] * scales[lane];
 }
 

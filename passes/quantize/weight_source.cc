@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <string_view>
 
+#include "ir/instantiate.h"
 #include "ir/match.h"
 
 namespace onnxfold {
@@ -30,7 +32,7 @@ std::int64_t moved_weight_bytes(const Node& node, std::int64_t min_elements) {
 // Bytes of the largest matrix of numbers that a node reads as it is, where no pass of this family knows the operator as
 // one with weights: position tables that are added, caches of sines, masks.
 std::int64_t unknown_weight_bytes(const Node& node, std::int64_t min_elements) {
-  if (node.is("Identity") || node.is("Cast") || node.is("Transpose") || !node.subgraphs().empty()) return 0;
+  if (node.is("Identity") || node.is("Cast") || node.is("Transpose")) return 0;
   if (node.is("DequantizeLinear") || node.is("QuantizeLinear")) return 0;
   std::int64_t most = 0;
   for (const Value* input : node.inputs()) {
@@ -42,6 +44,37 @@ std::int64_t unknown_weight_bytes(const Node& node, std::int64_t min_elements) {
     most = std::max(most, tensor->nbytes());
   }
   return most;
+}
+
+// Does it depend on nothing that changes from run to run (but for defaults of inputs)?
+bool fixed(const Value& value, std::set<const Value*>& seen) {
+  if (constant(&value) != nullptr || !seen.insert(&value).second) return true;
+  if (value.is_graph_input()) return value.initializer() != nullptr;
+  const Node* node = value.producer();
+  if (node == nullptr || !node->subgraphs().empty()) return false;
+  if (node->inputs().empty()) return node->is("Constant");
+  return std::all_of(node->inputs().begin(), node->inputs().end(),
+                     [&](const Value* input) { return input == nullptr || fixed(*input, seen); });
+}
+
+// The value behind Identity, Cast and Transpose.
+const Value& origin(const Value& value) {
+  const Node* node = value.producer();
+  if (node == nullptr || !(node->is("Identity") || node->is("Cast") || node->is("Transpose"))) return value;
+  return node->input(0) == nullptr ? value : origin(*node->input(0));
+}
+
+std::int64_t known_size(const Value& value) {
+  std::int64_t size = 1;
+  const auto dims = value.type().static_dims();
+  if (!dims) return -1;
+  for (const std::int64_t dim : *dims) size *= dim;
+  return size;
+}
+
+bool has_weights(const Graph& body) {
+  const std::vector<Node*> nodes = body.nodes();
+  return std::any_of(nodes.begin(), nodes.end(), [](const Node* node) { return !weight_inputs(*node).empty(); });
 }
 
 }  // namespace
@@ -91,6 +124,32 @@ std::string quantized_already(const Node& node) {
     const Node* producer = value != nullptr ? value->producer() : nullptr;
     if (producer == nullptr || !producer->is("DequantizeLinear") || constant(producer->input(0)) == nullptr) continue;
     return fmt::format("already quantized to {}", name(producer->input(0)->dtype()));
+  }
+  return {};
+}
+
+std::string unread_weight(const Node& node, const Model& model, std::int64_t min_elements) {
+  if (const Function* function = find_function(model, node); function != nullptr && has_weights(*function->body)) {
+    return "its products stand in a function; recipe clean (inline-functions) puts them into the graph";
+  }
+  for (const std::size_t input : weight_inputs(node)) {
+    const Value* value = node.input(input);
+    if (value == nullptr || !is_float(value->dtype())) continue;
+    const Value* weight = weight_source(node.input(input)).weight;
+    if (weight != nullptr && is_float(constant(weight)->dtype())) continue;
+    const std::int64_t size = known_size(*value);
+    std::set<const Value*> seen;
+    if ((size >= 0 && size < std::max<std::int64_t>(min_elements, 2)) || !fixed(*value, seen)) continue;
+    const Value& from = origin(*value);
+    if (const Tensor* numbers = constant(&from)) {
+      return fmt::format("weight is stored as {}; recipe clean makes floats of it", name(numbers->dtype()));
+    }
+    if (from.is_graph_input()) return fmt::format("weight '{}' is an input that callers may replace", from.name());
+    const Node& maker = *from.producer();
+    if (maker.is("Constant")) return "weight is stored as a sparse tensor";
+    if (maker.is("DequantizeLinear")) return "weight is rounded in the model, by QuantizeLinear and DequantizeLinear";
+    return fmt::format("weight is computed of constants, by {}; recipe clean does that once and for all",
+                       maker.op_type());
   }
   return {};
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ir/graph.h"
+#include "ir/model.h"
 
 namespace onnxfold {
 
@@ -26,6 +27,11 @@ std::vector<std::size_t> weight_inputs(const Node& node);
 
 // What a node that was quantized before says about itself; empty: it was not.
 std::string quantized_already(const Node& node);
+
+// Why a node that has weights, or a call of a function with such nodes, cannot be quantized as it stands: the weight is
+// computed of constants, stored sparsely, or an input whose default callers may replace; recipe clean puts the first
+// and functions into a form that can. Empty: none of that. Weights of less than `min_elements` numbers count as none.
+std::string unread_weight(const Node& node, const Model& model, std::int64_t min_elements);
 
 // A matrix of numbers that a node reads and that is no weight of its operator as far as weight_inputs() knows.
 struct HeldWeight {

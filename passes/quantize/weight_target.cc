@@ -300,6 +300,9 @@ std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOp
       continue;
     }
     const std::vector<std::size_t> inputs = weight_inputs(*node);
+    if (const std::string why = unread_weight(*node, context.model(), options.min_elements); !why.empty()) {
+      context.skipped(node->label(), why);
+    }
     if (const auto held = held_weight(*node, options.min_elements)) {
       context.skipped(node->label(),
                       held->moved ? kMovedWeight : fmt::format("{} has no low-bit form", node->op_type()), held->bytes);

@@ -81,7 +81,7 @@ std::int64_t quantized_bytes(const WeightTarget& target, const WeightOptions& op
 std::int64_t opset_needed(const WeightTarget& target, const WeightOptions& options);
 
 // The targets of one graph in node order. Every node with a constant floating-point weight that is no target gets a
-// remark with the reason, quantized ones included; products of two activations and lookups in computed tables get none.
+// remark with the reason, quantized ones included; products of two activations get none.
 std::vector<WeightTarget> find_weight_targets(const Graph& graph, const WeightOptions& options, PassContext& context);
 
 }  // namespace onnxfold

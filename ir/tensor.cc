@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cassert>
 #include <mutex>
+
+#include "ir/mapped_file.h"
 
 namespace onnxfold {
 namespace {
@@ -153,7 +156,12 @@ Result<std::string> Tensor::content_hash() const {
     const std::uint64_t rank = impl_->dims.size();
     XXH3_128bits_update(state, &rank, sizeof rank);
     XXH3_128bits_update(state, impl_->dims.data(), impl_->dims.size() * sizeof(std::int64_t));
-    XXH3_128bits_update(state, loaded->data(), loaded->size());
+    constexpr std::size_t kChunk = std::size_t{8} << 20;  // so that a mapped tensor is not resident as a whole
+    for (std::size_t at = 0; at < loaded->size(); at += kChunk) {
+      const std::span<const std::byte> part = loaded->span().subspan(at, std::min(kChunk, loaded->size() - at));
+      XXH3_128bits_update(state, part.data(), part.size());
+      if (file() != nullptr) release_pages(part);
+    }
     hash_strings(state, impl_->strings);
     const XXH128_hash_t digest = XXH3_128bits_digest(state);
     XXH3_freeState(state);

@@ -115,9 +115,40 @@ std::vector<std::size_t> weight_inputs(const Node& node) {
   return {};
 }
 
+namespace {
+
+// Operators that multiply codes. Their constant matrix of them is the weight.
+bool multiplies_codes(const Node& node) {
+  static constexpr std::string_view kStandard[] = {"QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger"};
+  static constexpr std::string_view kMicrosoftOnes[] = {"DynamicQuantizeLSTM",
+                                                        "DynamicQuantizeMatMul",
+                                                        "MatMulBnb4",
+                                                        "MatMulFpQ4",
+                                                        "MatMulInteger16",
+                                                        "MatMulIntegerToFloat",
+                                                        "QAttention",
+                                                        "QEmbedLayerNormalization",
+                                                        "QGemm",
+                                                        "QLinearConvTranspose",
+                                                        "QMoE",
+                                                        "QOrderedMatMul"};
+  const auto is = [&](std::string_view domain) {
+    return [&node, domain](std::string_view op) { return node.is(op, domain); };
+  };
+  return std::any_of(std::begin(kStandard), std::end(kStandard), is("")) ||
+         std::any_of(std::begin(kMicrosoftOnes), std::end(kMicrosoftOnes), is(kMicrosoft));
+}
+
+}  // namespace
+
 std::string quantized_already(const Node& node) {
   if (node.is("MatMulNBits", kMicrosoft) || node.is("GatherBlockQuantized", kMicrosoft)) {
     return fmt::format("already quantized to {} bits", node.attr_int("bits", 4));
+  }
+  for (const Value* input : multiplies_codes(node) ? node.inputs() : std::span<Value* const>()) {
+    const Tensor* codes = input == nullptr ? nullptr : constant(input);
+    if (codes == nullptr || codes->rank() == 0 || is_float(codes->dtype()) || codes->size() < 2) continue;
+    return fmt::format("already quantized to {}", name(codes->dtype()));
   }
   for (const std::size_t input : weight_inputs(node)) {
     const Value* value = node.input(input);

@@ -56,6 +56,14 @@ TEST(OddWeights, WhatIsComputedOfConstantsIsNamed) {
               "callers may replace");
 }
 
+TEST(OddWeights, ProductsOfCodesAreQuantizedAlready) {
+  expect_said(
+      std::string(kHead) + R"((uint8[4, 16] x) => (int32[4, 8] y) <int8[16, 8] w = {}> { y = MatMulInteger(x, w) })",
+      "already quantized to int8");
+  expect_said(std::string(kHead) + R"((uint8[4, 16] x, int8[16, 8] w) => (int32[4, 8] y) { y = MatMulInteger(x, w) })",
+              "");
+}
+
 TEST(OddWeights, WhatIsNoConstantIsNot) {
   expect_said(product("float[16, 8] v = {}", "w = Identity(v)"), "");
   expect_said(product("float[16, 8] v = {}", "s = ReduceMean<axes = [0, 1], keepdims = 0>(x) w = Mul(v, s)"),

@@ -1,18 +1,14 @@
 // What becomes of two transport maps where a residual branch joins its stream.
 #pragma once
 
-#include <memory>
 #include <vector>
 
-#include "analysis/algebra/matrix.h"
 #include "ir/result.h"
+#include "passes/merge/transport_maps.h"
 
 namespace onnxfold {
 
 enum class ResidualPolicy { kMean, kWeightedScalar, kWeightedMatrix, kNoResidual, kOnlyResidual, kIdentity };
-
-// [n0, n1] with columns that sum to 1: aligned neuron j is the mean of neurons i by share. Null: every neuron stays.
-using TransportMap = std::shared_ptr<const Matrix>;
 
 // Mean magnitudes by channel of what the anchor computes; empty where the policy does not ask for them.
 struct JoinMagnitudes {

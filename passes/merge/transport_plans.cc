@@ -4,8 +4,6 @@
 #include <cmath>
 
 #include "analysis/align/transport.h"
-#include "analysis/calibrate/dataset.h"
-#include "exec/side_by_side.h"
 #include "passes/merge/head_match.h"
 
 namespace onnxfold {
@@ -177,80 +175,14 @@ Result<std::vector<SitePlan>> solve_sites(const std::vector<const TransportSite*
   return plans;
 }
 
-namespace {
-
-// Rows of a part in one model. Of `position`: only that one on axis 1, where the data has no padding.
-Result<RowView> part_rows(const Taps& taps, const RowMask& mask, const Value& value, const SitePart& part) {
-  const Datum& datum = taps.at(value.name());
-  OF_ASSIGN(RowView rows, RowView::of(datum, mask, part.axis));
-  const bool one = part.position && mask.keep.empty() && datum.array.rank() == 3;
-  return one ? rows.every(datum.array.dim(1), *part.position) : rows;
-}
-
-Status add_batch(const TransportSite& site, const Taps& first, const Taps& second, const RowMask& mask,
-                 CrossStatistics& statistics) {
-  RowView all_x, all_y;
-  for (const SitePart& part : site.parts) {
-    OF_ASSIGN(const RowView whole_x, part_rows(first, mask, *part.first, part));
-    OF_ASSIGN(const RowView whole_y, part_rows(second, mask, *part.second, part));
-    if (whole_x.rows() != whole_y.rows()) {
-      return fail(Code::kInvalidArgument, "'" + site.name + "' has different numbers of positions in the models");
-    }
-    const RowView x = whole_x.columns(part.first_columns), y = whole_y.columns(part.second_columns);
-    if (!site.joint) {
-      statistics.add(x, y);
-      continue;
-    }
-    all_x = all_x.cols() == 0 ? x : RowView::beside(all_x, x);
-    all_y = all_y.cols() == 0 ? y : RowView::beside(all_y, y);
-  }
-  if (site.joint) statistics.add(all_x, all_y);
+Status solve_team(const std::vector<std::size_t>& team, const std::vector<Similarity>& similarities,
+                  const TransportSites& sites, const TransportOptions& options, SitePlans& plans) {
+  std::vector<const TransportSite*> members;
+  for (const std::size_t i : team) members.push_back(&sites.sites[i]);
+  auto solved = solve_sites(members, similarities, options);
+  if (!solved) return fail(solved.error().in(members.front()->name));
+  for (std::size_t k = 0; k < team.size(); ++k) plans[team[k]] = std::move((*solved)[k]);
   return {};
-}
-
-}  // namespace
-
-Result<ActivationFeatures> activation_features(const Model& model, const Model& anchor,
-                                               const std::vector<TransportSite>& sites,
-                                               const std::map<const Value*, int>& joins,
-                                               const TransportOptions& options) {
-  std::map<std::string, char> one, two;
-  if (options.activations) {
-    for (const TransportSite& site : sites) {
-      for (const SitePart& part : site.parts) {
-        one[part.first->name()] = 1;
-        two[part.second->name()] = 1;
-      }
-    }
-  }
-  for (const auto& entry : joins) two[entry.first->name()] = 1;
-  std::vector<std::string> first, second;
-  for (const auto& entry : one) first.push_back(entry.first);
-  for (const auto& entry : two) second.push_back(entry.first);
-  std::vector<CrossStatistics> statistics(sites.size());
-  std::map<const Value*, Moments> moments;
-  const auto visit = [&](std::size_t, const Taps& a, const Taps& b, const RowMask& mask) -> Status {
-    if (options.activations) {
-      OF_TRY(side_by_side(sites.size(), [&](std::size_t i) { return add_batch(sites[i], a, b, mask, statistics[i]); }));
-    }
-    for (const auto& entry : joins) {
-      OF_ASSIGN(const RowView rows, RowView::of(b.at(entry.first->name()), mask, entry.second));
-      moments[entry.first].add(rows);
-    }
-    return {};
-  };
-  OF_TRY(for_each_batch(model, first, anchor, second, *options.data, visit));
-  ActivationFeatures result;
-  for (std::size_t i = 0; i < statistics.size(); ++i) {
-    result.similarities.push_back(options.activations ? similarity_of(statistics[i]) : Similarity());
-    if (options.activations && sites[i].whole_heads) keep_products(result.similarities.back(), statistics[i]);
-  }
-  for (auto& entry : moments) {
-    std::vector<double> mean = entry.second.sum_abs;
-    for (double& x : mean) x /= static_cast<double>(std::max<std::int64_t>(entry.second.rows, 1));
-    result.magnitudes[entry.first] = std::move(mean);
-  }
-  return result;
 }
 
 }  // namespace onnxfold

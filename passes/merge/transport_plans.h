@@ -1,6 +1,7 @@
 // Transport plans of sites, from how similar their neurons are.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "analysis/align/cross_statistics.h"
@@ -21,15 +22,10 @@ Result<std::vector<SitePlan>> solve_sites(const std::vector<const TransportSite*
 // Of features with one number a neuron, or of constants.
 Result<SitePlan> solve_distances(const Similarity& similarity, const Matrix& cost, const TransportOptions& options);
 
-// Both models on the same data: similarities of the sites (correlation), and mean magnitudes by channel of the anchor's
-// values `joins` [value, axis]. Errors: those of the executor.
-struct ActivationFeatures {
-  std::vector<Similarity> similarities;
-  std::map<const Value*, std::vector<double>> magnitudes;
-};
-Result<ActivationFeatures> activation_features(const Model& model, const Model& anchor,
-                                               const std::vector<TransportSite>& sites,
-                                               const std::map<const Value*, int>& joins,
-                                               const TransportOptions& options);
+// By site; none as long as nobody asked.
+using SitePlans = std::vector<std::optional<SitePlan>>;
+// solve_sites of the sites with these numbers, put into `plans`. Errors carry the first one's name.
+Status solve_team(const std::vector<std::size_t>& team, const std::vector<Similarity>& similarities,
+                  const TransportSites& sites, const TransportOptions& options, SitePlans& plans);
 
 }  // namespace onnxfold

@@ -136,11 +136,7 @@ class Finder {
     const auto found = map_.first_of.find(value);
     return found == map_.first_of.end() ? nullptr : found->second;
   }
-  std::optional<Linear> partner(const Linear& linear) const {
-    const Value* other = partner(linear.product->output());
-    if (other == nullptr || other->producer() == nullptr) return {};
-    return linear_at(*other->producer());
-  }
+  std::optional<Linear> partner(const Linear& linear) const { return onnxfold::partner(map_, linear); }
 
   bool last_is_free(const Value* value) const { return free_.count({value, value->rank().value_or(0) - 1}) != 0; }
 
@@ -365,6 +361,12 @@ class Finder {
 };
 
 }  // namespace
+
+std::optional<Linear> partner(const Correspondence& map, const Linear& linear) {
+  const auto other = map.first_of.find(linear.product->output());
+  if (other == map.first_of.end() || other->second->producer() == nullptr) return {};
+  return linear_at(*other->second->producer());
+}
 
 void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order) {
   queries.ordered = true;

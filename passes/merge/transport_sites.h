@@ -86,6 +86,9 @@ struct TransportSites {
   std::vector<const Value*> kept;
 };
 
+// The model's Linear where the anchor has this one; none where something else stands there.
+std::optional<Linear> partner(const Correspondence& map, const Linear& linear);
+
 // Takes the model's queries in the order of query_order from now on.
 void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order);
 

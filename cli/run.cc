@@ -44,6 +44,9 @@ Result<std::map<std::string, Tensor>> run_file(const Arguments& arguments, const
 std::string integer_text(const IntegerCounts& counts) {
   std::string text =
       fmt::format("{} nodes ran on integers; largest sum {} ({})\n", counts.integer, counts.largest_sum, counts.where);
+  for (const auto& [label, largest] : counts.beyond) {
+    text += fmt::format("beyond 2^24 steps, where float32 rounds: {} ({})\n", largest, label);
+  }
   for (const auto& [op, count] : counts.floats) text += fmt::format("on floats: {} {}\n", count, op);
   return text;
 }

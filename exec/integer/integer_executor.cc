@@ -24,6 +24,8 @@ struct IntegerExecutor::State {
 
 namespace {
 
+constexpr std::int64_t kFirstInexact = std::int64_t{1} << 24;  // from here on float32 leaves integers out
+
 // One run over a plan.
 class Walk {
  public:
@@ -67,6 +69,10 @@ class Walk {
     if (peak.largest > counts_.largest_sum) {
       counts_.largest_sum = peak.largest;
       counts_.where = step.node->label();
+    }
+    if (peak.largest >= kFirstInexact) {
+      std::int64_t& most = counts_.beyond[step.node->label()];
+      most = std::max(most, peak.largest);
     }
     if (step.outputs[0] >= 0) frame_[static_cast<std::size_t>(step.outputs[0])] = std::move(*made);
     release(step);

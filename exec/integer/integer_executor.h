@@ -20,6 +20,7 @@ struct IntegerCounts {
   std::map<std::string, std::int64_t> floats;  // nodes on data that computed with floats, by operator
   std::int64_t largest_sum = 0;                // in steps of the finest addend; below 2^24 float32 is exact
   std::string where;                           // label of the node with the largest sum
+  std::map<std::string, std::int64_t> beyond;  // largest sums of 2^24 steps and more, by label of the node
 };
 
 class IntegerExecutor {

@@ -191,7 +191,7 @@ constexpr OptionSpec kBctOptions[] = {
     {"stream-bits", kChoice, "12",
      "Of what norms read and of the addends of it (the residual stream), at least; more than 8 are stored in 16",
      "8|10|12|16"},
-    {"result-bits", kChoice, "12", "Of what the tables of functions give, at least", "8|10|12|16"},
+    {"result-bits", kChoice, "12", "Of what the tables of functions and norms give, at least", "8|10|12|16"},
     {"activation-block", kInt, "1",
      "Channels of intermediate results that share an exponent; more need fewer shifts in integer products", "1.."},
     {"function-bits", kChoice, "8", "Of what the tables of GELU and other functions read; 0: functions stay in float",

@@ -178,6 +178,23 @@ g (float[2, 6] x) => (float[2, 3] y)
   EXPECT_EQ(counts.where, model->graph().nodes_of("MatMul")[0]->label());
 }
 
+// 1,100 products of 127 * 127 pass 2^24 steps, 1,000 do not.
+TEST(IntegerExecutor, SaysWhereSumsPassWhatFloatsHold) {
+  for (const int length : {1000, 1100}) {
+    const std::string k = std::to_string(length);
+    const auto model = test::model_from_text(
+        "<ir_version: 10, opset_import: [\"\" : 21]> g (float[1, " + k + "] x, float[" + k +
+        ", 1] w) => "
+        "(float[1, 1] y) <float s = {0.5}, int8 z = {0}> { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        "v = QuantizeLinear(w, s, z) e = DequantizeLinear(v, s, z) y = MatMul(d, e) }");
+    const std::vector<float> large(static_cast<std::size_t>(length), 63.5F);
+    const Feeds feeds{{"x", Datum(floats({1, length}, large))}, {"w", Datum(floats({length, 1}, large))}};
+    IntegerCounts counts;
+    ASSERT_TRUE((*IntegerExecutor::create(*model))->run(feeds, &counts));
+    EXPECT_EQ(counts.beyond.size(), length > 1050 ? 1U : 0U) << counts.largest_sum;
+  }
+}
+
 TEST(IntegerExecutor, ConvolutionsWithPaddingStridesAndGroups) {
   const auto model = test::model_from_text(R"(
 <ir_version: 10, opset_import: ["" : 21]>

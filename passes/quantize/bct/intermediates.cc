@@ -253,6 +253,7 @@ class Watcher {
       read_by_tables.insert(site.input);
       given.insert(site.output);
     }
+    for (const Norm& norm : sites.norms) given.insert(norm.output);
     const std::set<const Value*> stream = stream_of(sites);
     for (const Value* value : sites.rounded) {
       Seen seen;

@@ -59,7 +59,7 @@ struct GridOptions {
   bool refine = true;       // smaller exponents where the squared error on the data falls
   int function_bits = 8;    // of the values that tables read
   int stream_bits = 12;     // at least; of the residual stream: what norms read, and the addends of sums that they read
-  int result_bits = 12;     // at least; of what functions give
+  int result_bits = 12;     // at least; of what functions and norms give
 };
 
 // Two runs over the data. Errors: those of the executor.

@@ -436,11 +436,11 @@ g (float[2, 5, 32] x) => (float[2, 5, 32] y) <float[32] g1 = {}, float[32] c1 = 
     }
     return found;
   };
-  // o, s and t; x is read by a product too. A norm has int16 of its own.
+  // o and s; t and n. x is read by a product too. A norm has int16 of its own.
   const std::size_t own = shorts({{"stream-bits", "8"}, {"result-bits", "8"}});
   EXPECT_EQ(shorts({{"result-bits", "8"}}), own + 2);
-  EXPECT_EQ(shorts({{"stream-bits", "8"}}), own + 1);
-  EXPECT_EQ(shorts({}), own + 3);
+  EXPECT_EQ(shorts({{"stream-bits", "8"}}), own + 2);
+  EXPECT_EQ(shorts({}), own + 4);
   EXPECT_LT(damage(text, data, {}), damage(text, data, {{"stream-bits", "8"}, {"result-bits", "8"}}));
   expect_integers_agree(text, data, {});
 }

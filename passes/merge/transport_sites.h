@@ -89,6 +89,13 @@ struct TransportSites {
 // The model's Linear where the anchor has this one; none where something else stands there.
 std::optional<Linear> partner(const Correspondence& map, const Linear& linear);
 
+// Neurons of that Linear in both models. REQUIRES a partner.
+SitePart part_of(const Correspondence& map, const Linear& linear, std::vector<std::int64_t> first,
+                 std::vector<std::int64_t> second);
+std::vector<std::int64_t> consecutive(std::int64_t begin, std::int64_t count);
+// Returns its number.
+std::size_t add_site(TransportSites& sites, TransportSite site);
+
 // Takes the model's queries in the order of query_order from now on.
 void take_order(TransportSites& sites, GroupedQueries& queries, const std::vector<std::vector<std::int64_t>>& order);
 

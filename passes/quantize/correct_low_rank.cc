@@ -4,13 +4,15 @@
 // inputs, SVD-LLM, arXiv 2403.07378; LQER, arXiv 2402.02446), else of the residual itself. W comes from the model
 // before the first lossy pass, found by the name of the product's result. Conditions: MatMul, Gemm (alpha 1) or
 // MatMulNBits with a constant quantized weight; the pair is smaller than the float weight. Kept only where the output
-// error on held-out rows falls. The pair is stored in float16 behind a Cast unless asked otherwise. Lossy.
+// error on held-out rows falls, and none when the outputs of the model do not come nearer there (without data: all that
+// the weights alone speak for). The pair is stored in float16 behind a Cast unless asked otherwise. Lossy.
 #include <fmt/format.h>
 
 #include <cmath>
 #include <map>
 
 #include "analysis/algebra/low_rank.h"
+#include "analysis/heal/outcome.h"
 #include "ir/match.h"
 #include "ir/numeric.h"
 #include "passes/pass.h"
@@ -33,6 +35,7 @@ struct PairOfFactors {
   Matrix a, b;
   double before = 0, after = 0;  // relative error without and with it
   bool measured = false;         // on data
+  std::int64_t bytes = 0;
 };
 
 Matrix from_rows(const FloatRows& rows) {
@@ -81,11 +84,12 @@ class CorrectLowRank final : public Pass {
     const std::vector<Job> jobs = find_jobs(graph, targets, context);
     if (jobs.empty()) return false;
     if (context.calibration == nullptr || context.calibration->batches.empty()) {
-      for (const Job& job : jobs) OF_TRY(correct(graph, job, nullptr, context));
-      return changed_;
+      for (const Job& job : jobs) OF_TRY(correct(job, nullptr, context));
+      return apply(graph, context);
     }
-    OF_TRY(walk(graph, jobs, context));
-    return changed_;
+    OF_TRY(walk(jobs, context));
+    OF_ASSIGN(const bool better, outputs_come_nearer(context));
+    return better ? apply(graph, context) : Result<bool>(false);
   }
 
  private:
@@ -110,7 +114,7 @@ class CorrectLowRank final : public Pass {
   }
 
   // Inputs as the model before makes them.
-  Status walk(Graph& graph, const std::vector<Job>& jobs, PassContext& context) {
+  Status walk(const std::vector<Job>& jobs, PassContext& context) {
     std::vector<WeightTarget> wanted;
     for (const Job& job : jobs) wanted.push_back(*job.before);
     WalkOptions options;
@@ -121,13 +125,39 @@ class CorrectLowRank final : public Pass {
     return walk_products(*context.reference, *context.calibration, product_groups(wanted), options,
                          [&](const ProductGroup& group, const GroupMoments& moments) -> Result<std::vector<FloatRows>> {
                            for (const WeightTarget* target : group.targets) {
-                             OF_TRY(correct(graph, *by_node.at(target->node), &moments, context));
+                             OF_TRY(correct(*by_node.at(target->node), &moments, context));
                            }
                            return std::vector<FloatRows>(group.targets.size());
                          });
   }
 
-  Status correct(Graph& graph, const Job& job, const GroupMoments* moments, PassContext& context) {
+  Result<bool> outputs_come_nearer(PassContext& context) {
+    if (pairs_.empty()) return false;
+    const auto trial = context.model().clone();
+    PassContext unheard(*trial, "");
+    OF_TRY(apply(trial->graph(), unheard));
+    OF_ASSIGN(const auto damage,
+              held_out_damage(*context.reference, *context.calibration, {&context.model(), trial.get()}));
+    if (damage[1] < damage[0]) return true;
+    context.note("model", fmt::format("no pair added: results come nearer one by one, but the outputs go away (damage "
+                                      "{:.3g}, was {:.3g})",
+                                      damage[1], damage[0]));
+    return false;
+  }
+
+  Result<bool> apply(Graph& graph, PassContext& context) const {
+    for (const auto& [name, pair] : pairs_) {
+      Node& product = *graph.find(name)->producer();
+      const std::string label = product.label();
+      OF_TRY(insert(graph, product, pair));
+      context.note(label,
+                   fmt::format("rank {} beside it, {} bytes: {} error {:.2f} % (was {:.2f} %)", rank_, pair.bytes,
+                               pair.measured ? "held-out output" : "weight", 100 * pair.after, 100 * pair.before));
+    }
+    return !pairs_.empty();
+  }
+
+  Status correct(const Job& job, const GroupMoments* moments, PassContext& context) {
     const std::string label = job.product->label();
     const std::int64_t in = job.before->shape.cols, out = job.before->shape.rows;
     const std::int64_t bytes = (in + out) * rank_ * (half_ ? 2 : 4);
@@ -147,15 +177,13 @@ class CorrectLowRank final : public Pass {
       return {};
     }
     residual = sum(weight, residual, -1);
-    OF_ASSIGN(const PairOfFactors pair, factors_of(residual, weight, moments));
+    OF_ASSIGN(PairOfFactors pair, factors_of(residual, weight, moments));
     if (!(pair.after < pair.before)) {
       context.skipped(label, "the held-out error does not fall");
       return {};
     }
-    OF_TRY(insert(graph, *job.product, pair));
-    context.note(label, fmt::format("rank {} beside it, {} bytes: {} error {:.2f} % (was {:.2f} %)", rank_, bytes,
-                                    pair.measured ? "held-out output" : "weight", 100 * pair.after, 100 * pair.before));
-    changed_ = true;
+    pair.bytes = bytes;
+    pairs_.emplace_back(job.product->output()->name(), std::move(pair));
     return {};
   }
 
@@ -225,7 +253,7 @@ class CorrectLowRank final : public Pass {
 
   std::int64_t rank_;
   bool half_;
-  bool changed_ = false;
+  std::vector<std::pair<std::string, PairOfFactors>> pairs_;  // by name of the product's result
 };
 
 }  // namespace

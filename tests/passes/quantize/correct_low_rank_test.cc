@@ -71,6 +71,24 @@ TEST(CorrectLowRank, StoredInFloat16BehindACastOrInFloat32) {
   EXPECT_EQ(full.model->graph().nodes_of("MatMul").size(), 2U);
 }
 
+// All rows are about the same, and the error of one is taken from them: with the error of the others mended it stays.
+TEST(CorrectLowRank, KeepsNothingThatTakesTheOutputsAway) {
+  Dataset data = rows(128);
+  std::vector<double> numbers(128 * 64);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = std::sin(static_cast<double>(i % 64)) + 0.01 * std::sin(static_cast<double>(i * i % 7919));
+  }
+  data.batches[0]["x"] = Datum(*to_array(*from_doubles(DType::kFloat32, {128, 64}, numbers), Precision::kFloat32));
+  const std::string both =
+      "i = Constant<value_ints = [0]>() f = Gather(x, i) h = MatMul(x, u) k = MatMul(f, u) r = Sub(h, k) "
+      "y = MatMul(r, v)";
+  const auto run =
+      run_passes({{"rtn", {{"bits", "3"}, {"block", "32"}, {"include", "u"}}, {}}, kPair}, graph(both), &data);
+  ASSERT_TRUE(run.changed) << run.changed.error().message;
+  EXPECT_TRUE(run.says("the outputs go away"));
+  EXPECT_TRUE(run.model->graph().find("h_low_rank") == nullptr);
+}
+
 TEST(CorrectLowRank, NearMisses) {
   const Dataset data = rows(128);
   EXPECT_FALSE(run_passes({kPair}, graph("y = MatMul(x, v)"), &data).did());

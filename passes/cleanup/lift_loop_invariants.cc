@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "analysis/structure/linear.h"
 #include "passes/inline_graph.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
@@ -29,13 +30,6 @@ std::optional<States> states_of(const Node& node, const Graph& body) {
   if (scanned < 1 || node.inputs().size() != body.inputs().size()) return std::nullopt;
   if (static_cast<std::size_t>(scanned) > body.inputs().size()) return std::nullopt;
   return States{body.inputs().size() - static_cast<std::size_t>(scanned), 0, 0, 0};
-}
-
-const Value* behind_identities(const Value* value) {
-  while (value->producer() != nullptr && value->producer()->is("Identity") && value->producer()->input(0) != nullptr) {
-    value = value->producer()->input(0);
-  }
-  return value;
 }
 
 class LiftLoopInvariants final : public Pass {
@@ -63,7 +57,7 @@ class LiftLoopInvariants final : public Pass {
     for (std::size_t i = 0; i < states.count; ++i) {
       const Value* inside = body.inputs()[states.body_input + i];
       found[i] = node.input(states.node_input + i) != nullptr && inside->initializer() == nullptr &&
-                 behind_identities(body.outputs()[states.body_output + i]) == inside;
+                 behind_identity(body.outputs()[states.body_output + i]) == inside;
     }
     return found;
   }

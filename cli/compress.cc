@@ -4,7 +4,6 @@
 
 #include <iostream>
 
-#include "cli/progress.h"
 #include "cli/verbs.h"
 #include "ir/dump.h"
 #include "passes/registry.h"
@@ -134,13 +133,7 @@ Result<int> run_compress(const Words& words) {
   if (!go_on) return kDone;
   OF_ASSIGN(const Common common, common_of(arguments));
   OF_ASSIGN(CompressOptions options, compress_options(arguments, common));
-  Result<Report> report = [&] {
-    Progress progress(common.quiet);
-    options.progress = [&](const std::string& phase, double done) { progress.update(phase, done); };
-    return compress(options);
-  }();
-  if (!report) return fail(report.error());
-  return present(*report, common, arguments.texts("report"));
+  return run_job(compress, std::move(options), common, arguments.texts("report"));
 }
 
 }  // namespace onnxfold::cli

@@ -5,7 +5,6 @@
 #include <iostream>
 #include <sstream>
 
-#include "cli/progress.h"
 #include "cli/verbs.h"
 #include "passes/merge/method.h"
 
@@ -147,13 +146,7 @@ Result<int> run_merge(const Words& words) {
   if (!go_on || print_method_help(arguments)) return kDone;
   OF_ASSIGN(const Common common, common_of(arguments));
   OF_ASSIGN(MergeOptions options, merge_options(arguments, common));
-  Result<Report> report = [&] {
-    Progress progress(common.quiet);
-    options.progress = [&](const std::string& phase, double done) { progress.update(phase, done); };
-    return merge_models(options);
-  }();
-  if (!report) return fail(report.error());
-  return present(*report, common, arguments.texts("report"));
+  return run_job(merge_models, std::move(options), common, arguments.texts("report"));
 }
 
 }  // namespace onnxfold::cli

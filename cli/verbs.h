@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "converter/report.h"
 
 namespace onnxfold::cli {
@@ -25,6 +26,17 @@ Status check_report_names(const Words& paths);
 // How a job ends: the report on stdout unless quiet, into the files of --report, and the line of a failed check on
 // stderr. The exit code. Errors: io.
 Result<int> present(const Report& report, const Common& common, const Words& paths);
+// A job that makes a report, with a bar while it works and present() at its end. `options.progress` is set.
+template <typename Options>
+Result<int> run_job(Result<Report> (*job)(const Options&), Options options, const Common& common, const Words& paths) {
+  Result<Report> report = [&] {
+    Progress progress(common.quiet);
+    options.progress = [&](const std::string& phase, double done) { progress.update(phase, done); };
+    return job(options);
+  }();
+  if (!report) return fail(report.error());
+  return present(*report, common, paths);
+}
 // The one line on stderr.
 void warn(std::string_view kind, std::string message);
 

@@ -27,4 +27,58 @@ struct AttentionText {
   }
 };
 
+// Variants that several passes are tested on.
+
+// Another inner value is an output of the model too: "type[dims] name".
+inline AttentionText giving_away(const std::string& output) {
+  AttentionText a;
+  a.outputs += ", " + output;
+  return a;
+}
+
+// An input z is added to the scores.
+inline AttentionText with_added_mask() {
+  AttentionText a;
+  a.inputs += ", double[B, 1, 1, S] z";
+  a.mask = "m = Add(s, z) ";
+  a.probabilities = "p = Softmax<axis = -1>(m) ";
+  return a;
+}
+
+// Keys and values of earlier tokens are inputs, in front of the new ones.
+inline AttentionText with_cache() {
+  AttentionText a;
+  a.k =
+      "k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, heads) k3 = Transpose<perm = [0, 2, 1, 3]>(k2) "
+      "k4 = Concat<axis = 2>(past, k3) k = Transpose<perm = [0, 1, 3, 2]>(k4) ";
+  a.v =
+      "v0 = MatMul(x, wv) v1 = Add(v0, bv) v2 = Reshape(v1, heads) v3 = Transpose<perm = [0, 2, 1, 3]>(v2) "
+      "v = Concat<axis = 2>(pastv, v3) ";
+  a.inputs += ", double[B, 4, P, 2] past, double[B, 4, P, 2] pastv";
+  return a;
+}
+
+// One product makes queries, keys and values.
+inline AttentionText with_packed_projections() {
+  AttentionText a;
+  a.q =
+      "l = MatMul(x, wqkv) b = Add(l, bqkv) q0, k0, v0 = Split<axis = 2>(b) q2 = Reshape(q0, heads) q = "
+      "Transpose<perm = [0, 2, 1, 3]>(q2) ";
+  a.k = "k2 = Reshape(k0, heads) k = Transpose<perm = [0, 2, 3, 1]>(k2) ";
+  a.v = "v2 = Reshape(v0, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2) ";
+  a.initializers = ", double[8, 24] wqkv = {}, double[24] bqkv = {}";
+  return a;
+}
+
+// The operator of com.microsoft on projections that these texts make.
+inline AttentionText with_fused_operator(const std::string& q, const std::string& k, const std::string& v) {
+  AttentionText a;
+  a.q = q;
+  a.k = k;
+  a.v = v;
+  a.scores = a.probabilities = "";
+  a.context = "c2 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v) ";
+  return a;
+}
+
 }  // namespace onnxfold::test

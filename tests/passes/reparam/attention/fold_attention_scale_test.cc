@@ -36,13 +36,8 @@ TEST(FoldAttentionScale, BeforeTheHeads) {
   expect_operators(kPass, a.text(), kProjections + "MatMul " + kTail);
 }
 TEST(FoldAttentionScale, OfPackedProjections) {
-  AttentionText a;
-  a.q =
-      "l = MatMul(x, wqkv) b = Add(l, bqkv) q0, k0, v0 = Split<axis = 2>(b) q2 = Reshape(q0, heads) q = "
-      "Transpose<perm = [0, 2, 1, 3]>(q2) ";
+  AttentionText a = with_packed_projections();
   a.k = "k2 = Reshape(k0, heads) kn = Transpose<perm = [0, 2, 3, 1]>(k2) k = Mul(two, kn) ";
-  a.v = "v2 = Reshape(v0, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2) ";
-  a.initializers = ", double[8, 24] wqkv = {}, double[24] bqkv = {}";
   expect_operators(kPass, a.text(),
                    "MatMul Add Split Reshape Transpose Reshape Transpose Reshape Transpose MatMul " + kTail);
 }
@@ -63,19 +58,11 @@ TEST(FoldAttentionScale, BehindRotaryEmbedding) {
           kTail);
 }
 TEST(FoldAttentionScale, BeforeTheMask) {
-  AttentionText a;
-  a.inputs += ", double[B, 1, 1, S] z";
-  a.mask = "m = Add(s, z) ";
-  a.probabilities = "p = Softmax<axis = -1>(m) ";
-  expect_operators(kPass, a.text(), kProjections + "MatMul Add " + kTail);
+  expect_operators(kPass, with_added_mask().text(), kProjections + "MatMul Add " + kTail);
 }
 TEST(FoldAttentionScale, BeforeTheFusedOperator) {
-  AttentionText a;
-  a.q = "q0 = MatMul(x, wq) q1 = Add(q0, bq) q = Mul(q1, two) ";
-  a.k = "k = MatMul(x, wk) ";
-  a.v = "v = MatMul(x, wv) ";
-  a.scores = a.probabilities = "";
-  a.context = "c2 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v) ";
+  const AttentionText a = with_fused_operator("q0 = MatMul(x, wq) q1 = Add(q0, bq) q = Mul(q1, two) ",
+                                              "k = MatMul(x, wk) ", "v = MatMul(x, wv) ");
   expect_operators(kPass, a.text(), "MatMul Add MatMul MatMul MultiHeadAttention MatMul Add");
 }
 
@@ -88,12 +75,8 @@ TEST(FoldAttentionScale, KeepsBehindTheMask) {
   expect_unchanged(kPass, a.text());
 }
 TEST(FoldAttentionScale, KeepsScoresReadElsewhere) {
-  AttentionText a;
-  a.outputs += ", double[B2, H2, S2, T2] s0";
-  expect_unchanged(kPass, a.text());
-  a = AttentionText();
-  a.outputs += ", double[B2, S2, D2] q1";
-  expect_unchanged(kPass, a.text());
+  expect_unchanged(kPass, giving_away("double[B2, H2, S2, T2] s0").text());
+  expect_unchanged(kPass, giving_away("double[B2, S2, D2] q1").text());
 }
 TEST(FoldAttentionScale, KeepsBehindNorms) {
   AttentionText a;
@@ -105,14 +88,8 @@ TEST(FoldAttentionScale, KeepsBehindNorms) {
   expect_unchanged(kPass, a.text());
 }
 TEST(FoldAttentionScale, KeepsKeysInACache) {
-  AttentionText a = with_scores("ks = Mul(k, two) s = MatMul(q, ks) ");
-  a.k =
-      "k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, heads) k3 = Transpose<perm = [0, 2, 1, 3]>(k2) "
-      "k4 = Concat<axis = 2>(past, k3) k = Transpose<perm = [0, 1, 3, 2]>(k4) ";
-  a.v =
-      "v0 = MatMul(x, wv) v1 = Add(v0, bv) v2 = Reshape(v1, heads) v3 = Transpose<perm = [0, 2, 1, 3]>(v2) "
-      "v = Concat<axis = 2>(pastv, v3) ";
-  a.inputs += ", double[B, 4, P, 2] past, double[B, 4, P, 2] pastv";
+  AttentionText a = with_cache();
+  a.scores = "ks = Mul(k, two) s = MatMul(q, ks) ";
   expect_unchanged(kPass, a.text());
 }
 TEST(FoldAttentionScale, KeepsSharedWeights) {

@@ -16,9 +16,7 @@ TEST(FoldValueBias, OfPlainAttention) {
   EXPECT_EQ(model->graph().find("bv"), nullptr);
 }
 TEST(FoldValueBias, WithMaskAndDropout) {
-  AttentionText a;
-  a.inputs += ", double[B, 1, 1, S] z";
-  a.mask = "m = Add(s, z) ";
+  AttentionText a = with_added_mask();
   a.probabilities = "p0 = Softmax<axis = 3>(m) p = Dropout(p0) ";
   expect_operators(kPass, a.text(), kHead + "Add Softmax Dropout " + kTail);
 }
@@ -58,12 +56,8 @@ TEST(FoldValueBias, IntoGemmWithoutBias) {
   expect_operators(kPass, a.text(), kHead + "Softmax MatMul Transpose Reshape Gemm");
 }
 TEST(FoldValueBias, BeforeTheFusedOperator) {
-  AttentionText a;
-  a.q = "q = MatMul(x, wq) ";
-  a.k = "k = MatMul(x, wk) ";
-  a.v = "v0 = MatMul(x, wv) v = Add(v0, bv) ";
-  a.scores = a.probabilities = "";
-  a.context = "c2 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v) ";
+  AttentionText a =
+      with_fused_operator("q = MatMul(x, wq) ", "k = MatMul(x, wk) ", "v0 = MatMul(x, wv) v = Add(v0, bv) ");
   expect_operators(kPass, a.text(), "MatMul MatMul MatMul MultiHeadAttention MatMul Add");
   a.context = "c2 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v, , , z) ";
   a.inputs += ", double[B, 4, S, S] z";
@@ -102,12 +96,8 @@ TEST(FoldValueBias, KeepsWithoutPlaceForIt) {
   expect_unchanged(kPass, a.text());
 }
 TEST(FoldValueBias, KeepsValuesReadElsewhere) {
-  AttentionText a;
-  a.outputs += ", double[B2, S2, D2] v1";
-  expect_unchanged(kPass, a.text());
-  a = AttentionText();
-  a.outputs += ", double[B2, S2, D2] c2";
-  expect_unchanged(kPass, a.text());
+  expect_unchanged(kPass, giving_away("double[B2, S2, D2] v1").text());
+  expect_unchanged(kPass, giving_away("double[B2, S2, D2] c2").text());
 }
 TEST(FoldValueBias, KeepsWithNormOrGateBeforeTheOutput) {
   AttentionText a;
@@ -118,17 +108,7 @@ TEST(FoldValueBias, KeepsWithNormOrGateBeforeTheOutput) {
   a.out = "n = Sigmoid(x) d = Mul(c2, n) o = MatMul(d, wo) y = Add(o, bo) ";
   expect_unchanged(kPass, a.text());
 }
-TEST(FoldValueBias, KeepsWithCache) {
-  AttentionText a;
-  a.k =
-      "k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, heads) k3 = Transpose<perm = [0, 2, 1, 3]>(k2) "
-      "k4 = Concat<axis = 2>(past, k3) k = Transpose<perm = [0, 1, 3, 2]>(k4) ";
-  a.v =
-      "v0 = MatMul(x, wv) v1 = Add(v0, bv) v2 = Reshape(v1, heads) v3 = Transpose<perm = [0, 2, 1, 3]>(v2) "
-      "v = Concat<axis = 2>(pastv, v3) ";
-  a.inputs += ", double[B, 4, P, 2] past, double[B, 4, P, 2] pastv";
-  expect_unchanged(kPass, a.text());
-}
+TEST(FoldValueBias, KeepsWithCache) { expect_unchanged(kPass, with_cache().text()); }
 TEST(FoldValueBias, KeepsWithoutValueBias) {
   AttentionText a;
   a.v = "v0 = MatMul(x, wv) v2 = Reshape(v0, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2) ";

@@ -26,10 +26,8 @@ TEST(RemoveKeyBias, OfGemm) {
   EXPECT_EQ(model->graph().find("bk"), nullptr);
 }
 TEST(RemoveKeyBias, WithAddedMask) {
-  AttentionText a;
-  a.inputs += ", double[B, 1, 1, S] z";
+  AttentionText a = with_added_mask();
   a.mask = "m = Add(z, s) ";
-  a.probabilities = "p = Softmax<axis = -1>(m) ";
   expect_operators(kPass, a.text(), kLeft + "Add Softmax " + kTail);
 }
 TEST(RemoveKeyBias, WithHiddenScores) {
@@ -55,12 +53,8 @@ TEST(RemoveKeyBias, OfCrossAttentionWithScaledKeys) {
                        kTail);
 }
 TEST(RemoveKeyBias, BeforeTheFusedOperator) {
-  AttentionText a;
-  a.q = "q = MatMul(x, wq) ";
-  a.k = "k0 = MatMul(x, wk) k = Add(k0, bk) ";
-  a.v = "v = MatMul(x, wv) ";
-  a.scores = a.probabilities = "";
-  a.context = "c2 = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v) ";
+  const AttentionText a =
+      with_fused_operator("q = MatMul(x, wq) ", "k0 = MatMul(x, wk) k = Add(k0, bk) ", "v = MatMul(x, wv) ");
   expect_operators(kPass, a.text(), "MatMul MatMul MatMul MultiHeadAttention MatMul Add");
 }
 
@@ -108,39 +102,19 @@ TEST(RemoveKeyBias, KeepsWithRotaryKeys) {
   expect_unchanged(kPass, a.text());
 }
 TEST(RemoveKeyBias, KeepsWithCache) {
-  AttentionText a;
-  a.k =
-      "k0 = MatMul(x, wk) k1 = Add(k0, bk) k2 = Reshape(k1, heads) k3 = Transpose<perm = [0, 2, 1, 3]>(k2) "
-      "k4 = Concat<axis = 2>(past, k3) k = Transpose<perm = [0, 1, 3, 2]>(k4) ";
-  a.v =
-      "v0 = MatMul(x, wv) v1 = Add(v0, bv) v2 = Reshape(v1, heads) v3 = Transpose<perm = [0, 2, 1, 3]>(v2) "
-      "v = Concat<axis = 2>(pastv, v3) ";
-  a.inputs += ", double[B, 4, P, 2] past, double[B, 4, P, 2] pastv";
+  AttentionText a = with_cache();
   a.outputs += ", double[B2, H2, P2, D2] k4";
   expect_unchanged(kPass, a.text());
 }
 TEST(RemoveKeyBias, KeepsKeysReadElsewhere) {
-  AttentionText a;
-  a.outputs += ", double[B2, S2, D2] k1";
-  expect_unchanged(kPass, a.text());
-  a = AttentionText();
-  a.outputs += ", double[B2, H2, S2, T2] s0";
-  expect_unchanged(kPass, a.text());
-  a = AttentionText();  // a position term made of the keys
+  expect_unchanged(kPass, giving_away("double[B2, S2, D2] k1").text());
+  expect_unchanged(kPass, giving_away("double[B2, H2, S2, T2] s0").text());
+  AttentionText a;  // a position term made of the keys
   a.inputs += ", double[4, S, 2] z";
   a.scores = "s0 = MatMul(q, k) r = MatMul(z, k) s = Add(s0, r) ";
   expect_unchanged(kPass, a.text());
 }
-TEST(RemoveKeyBias, KeepsPackedProjections) {
-  AttentionText a;
-  a.q =
-      "l = MatMul(x, wqkv) b = Add(l, bqkv) q0, k0, v0 = Split<axis = 2>(b) q2 = Reshape(q0, heads) q = "
-      "Transpose<perm = [0, 2, 1, 3]>(q2) ";
-  a.k = "k2 = Reshape(k0, heads) k = Transpose<perm = [0, 2, 3, 1]>(k2) ";
-  a.v = "v2 = Reshape(v0, heads) v = Transpose<perm = [0, 2, 1, 3]>(v2) ";
-  a.initializers = ", double[8, 24] wqkv = {}, double[24] bqkv = {}";
-  expect_unchanged(kPass, a.text());
-}
+TEST(RemoveKeyBias, KeepsPackedProjections) { expect_unchanged(kPass, with_packed_projections().text()); }
 TEST(RemoveKeyBias, KeepsQueryAndValueBiases) {
   AttentionText a;
   a.k = "k0 = MatMul(x, wk) k2 = Reshape(k0, heads) k = Transpose<perm = [0, 2, 3, 1]>(k2) ";

@@ -1,4 +1,5 @@
-// MatMulNBits(x, B) => MatMul(x, W); GatherBlockQuantized(T, i) => Gather(W, i); DequantizeLinear(codes) => W;
+// MatMulNBits(x, B) => MatMul(x, W); GatherBlockQuantized(T, i) => Gather(W, i);
+// Cast(Gather(codes, i)) * Gather(scales, i) => Gather(W, i); DequantizeLinear(codes) => W;
 // DequantizeLinear(QuantizeLinear(x)) => x, or x times a number plus another where it reads codes with another grid;
 // MatMulInteger and ConvInteger of DynamicQuantizeLinear(x), with their
 // rescaling => MatMul and Conv of x; QLinearConv, QLinearMatMul, DynamicQuantizeMatMul => the same on floats.
@@ -14,6 +15,7 @@
 #include "ir/match.h"
 #include "passes/pass.h"
 #include "passes/quantize/decoded_weight.h"
+#include "passes/quantize/gathered_codes.h"
 #include "passes/quantize/integer_chain.h"
 #include "passes/rewrite.h"
 
@@ -66,6 +68,7 @@ class Dequantize final : public Pass {
   Result<bool> rewrite(Graph& graph, Node& node, PassContext& context) {
     if (node.is("MatMulNBits", kMicrosoft)) return product(graph, node, context);
     if (node.is("GatherBlockQuantized", kMicrosoft)) return table(graph, node, context);
+    if (node.is("Mul")) return gathered(graph, node, context);
     if (!is_either(node, "DequantizeLinear")) return false;
     if (constant(node.input(0)) != nullptr) return linear(graph, node, context);
     if (Value* codes = turned_codes(node)) return turned_linear(graph, node, *codes, context);
@@ -140,6 +143,21 @@ class Dequantize final : public Pass {
     context.applied(node.label(), "float table again", before, weight.tensor.nbytes());
     replace_and_erase(graph, node, *made->output());
     erase_dead(old);
+    return true;
+  }
+
+  // A table whose rows are decoded behind the Gather (qdq-int8, dynamic-int8).
+  Result<bool> gathered(Graph& graph, Node& node, PassContext& context) {
+    const auto codes = gathered_codes(node);
+    if (!codes) return false;
+    const Tensor table = decoded_rows(*codes);
+    Value* made =
+        stored(graph, {&graph, codes->codes, codes->scales, nullptr, 0}, table, plain_name(codes->codes->name()));
+    NodeSpec spec{"Gather", {made, codes->at}, {{node.output()->name(), node.output()->type()}}, {}, "", node.name};
+    Node* gather = graph.insert(std::move(spec), &node);
+    context.applied(node.label(), "float table again", constant(codes->codes)->nbytes(), table.nbytes());
+    replace_and_erase(graph, node, *gather->output());
+    erase_dead({codes->codes, codes->scales});
     return true;
   }
 

@@ -11,8 +11,8 @@ namespace onnxfold {
 // The table that a Gather reads along rows, if quantize_tables() asks whether to take it; else null.
 Value* int8_table(const Node& node);
 
-// Tables of `graph`: constant float32 [rows, columns] that Gather nodes read along rows, of at least
-// options.min_elements (1024 at least) numbers. A table that something else reads as floats stays whole, with a
+// Tables of `graph`: constant floats [rows, columns] that Gather nodes read along rows, directly or behind Casts, of at
+// least options.min_elements (1024 at least) numbers. A table that something else reads as floats stays whole, with a
 // remark. Value: did anything change. Errors: invalid_argument (NaN, infinity); whatever loading a table reports.
 Result<bool> quantize_tables(Graph& graph, const Int8Options& options, PassContext& context);
 

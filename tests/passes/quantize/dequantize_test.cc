@@ -204,5 +204,43 @@ TEST(Dequantize, APairOfTwoGridsIsAFactorAndAnAddend) {
   EXPECT_TRUE(run.model->graph().nodes_of("QuantizeLinear").empty());
 }
 
+std::string gathered(const std::string& nodes) {
+  return "<ir_version: 10, opset_import: [\"\" : 21]> g (int64[5] i) => (float[5, 3] y) <int8[4, 3] t = {1, -2, 3, 4, "
+         "5, "
+         "6, 7, 8, -9, 10, 11, 12}, float[4, 1] s = {0.5, 0.25, 2, 1}, float[4, 3] u = {}> { " +
+         nodes + " }";
+}
+
+Dataset places() {
+  Dataset data;
+  Feeds feeds;
+  feeds["i"] = Datum(*to_array(Tensor::of<std::int64_t>({5}, {0, 3, 1, 2, 2}), Precision::kFloat32));
+  data.batches.push_back(std::move(feeds));
+  data.batch_sizes.push_back(5);
+  return data;
+}
+
+TEST(Dequantize, TablesOfCodesThatAreDecodedBehindTheGather) {
+  for (const char* nodes : {"c = Gather(t, i) n = Cast<to = 1>(c) k = Gather(s, i) y = Mul(n, k)",
+                            "k = Gather(s, i) c = Gather<axis = -2>(t, i) n = Cast<to = 1>(c) y = Mul(k, n)"}) {
+    const auto run = run_passes({{"dequantize", {}, {}}}, gathered(nodes), nullptr);
+    ASSERT_TRUE(run.did()) << nodes;
+    EXPECT_EQ(run.model->graph().node_count(), 1U);
+    EXPECT_EQ(first_output(*run.model, places()), first_output(*test::model_from_text(gathered(nodes)), places()));
+  }
+}
+
+TEST(Dequantize, NearMissesOfGatheredCodes) {
+  for (const char* nodes : {
+           // Scales of other rows; codes that are floats; somebody else reads the codes; scales that are a table.
+           "j = Neg(i) a = Abs(j) c = Gather(t, i) n = Cast<to = 1>(c) k = Gather(s, a) y = Mul(n, k)",
+           "n = Gather(u, i) k = Gather(s, i) y = Mul(n, k)",
+           "c = Gather(t, i) n = Cast<to = 1>(c) k = Gather(s, i) m = Mul(n, k) y = Add(m, n)",
+           "c = Gather(t, i) n = Cast<to = 1>(c) k = Gather(u, i) y = Mul(n, k)",
+       }) {
+    EXPECT_FALSE(run_passes({{"dequantize", {}, {}}}, gathered(nodes), nullptr).did()) << nodes;
+  }
+}
+
 }  // namespace
 }  // namespace onnxfold::dequantize_test

@@ -67,6 +67,40 @@ TEST(TableInt8, ModelsWithoutProductsToo) {
   EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*test::model_from_text(text), data)), 0.01);
 }
 
+// float16 tables, and those that are read behind a Cast (convert-float16 stores weights so).
+TEST(TableInt8, TablesOfOtherFloatsAndBehindCasts) {
+  const Dataset data = tokens(96);
+  for (const char* nodes : {
+           "c = Cast<to = 10>(t) h = Gather(c, x) e = Cast<to = 1>(h) y = MatMul(e, w)",
+           "c = Cast<to = 10>(t) d = Cast<to = 1>(c) e = Gather(d, x) y = MatMul(e, w)",
+           "i = Identity(t) e = Gather(i, x) f = Gather(t, x) s = Add(e, f) y = MatMul(s, w)",
+           "e = Gather(t, x) c = Cast<to = 10>(t) h = Gather(c, x) g = Cast<to = 1>(h) s = Add(e, g) y = MatMul(s, w)",
+       }) {
+    const std::string text = model(nodes);
+    const auto run = run_calibrated("qdq-int8", text, &data);
+    ASSERT_TRUE(run.did()) << nodes;
+    EXPECT_TRUE(verify(*run.model)) << nodes;
+    const auto gathers = run.model->graph().nodes_of("Gather");
+    ASSERT_GE(gathers.size(), 2U);
+    EXPECT_EQ(gathers[0]->input(0)->dtype(), DType::kInt8) << nodes;
+    EXPECT_EQ(run.model->graph().find("t"), nullptr) << nodes;
+    const auto wanted = first_output(*test::model_from_text(text), data);
+    EXPECT_LT(relative_distance(first_output(*run.model, data), wanted), 0.02) << nodes;
+  }
+}
+
+TEST(TableInt8, TablesThatAreStoredInFloat16) {
+  const Dataset data = tokens(96);
+  for (const char* store : {"true", "false"}) {
+    const RecipeStep first{"convert-float16", {{"weights-only", store}}, {}};
+    const auto run = test::run_passes({first, {"qdq-int8", {}, {}}}, kOne, &data);
+    ASSERT_TRUE(run.changed) << run.changed.error().message;
+    EXPECT_EQ(run.model->graph().nodes_of("Gather")[0]->input(0)->dtype(), DType::kInt8) << store;
+    const auto wanted = first_output(*test::model_from_text(kOne), data);
+    EXPECT_LT(relative_distance(first_output(*run.model, data), wanted), 0.03) << store;
+  }
+}
+
 void expect_whole(const std::string& text, const test::OptionMap& options = {}, const std::string& reason = "") {
   const Dataset data = tokens(30);
   const auto run = run_calibrated("qdq-int8", text, &data, options);
@@ -84,6 +118,10 @@ TEST(TableInt8, NearMisses) {
   // Read as floats by something else.
   expect_whole(model("e = Gather(t, x) m = ReduceMax<keepdims = 0>(t) s = Add(e, m) y = MatMul(s, w)"), {},
                "also read as floats");
+  // Behind a Cast, too; and behind one to whole numbers.
+  expect_whole(model("c = Identity(t) e = Gather(c, x) m = ReduceMax<keepdims = 0>(c) s = Add(e, m) y = MatMul(s, w)"),
+               {}, "also read as floats");
+  expect_whole(model("c = Cast<to = 6>(t) h = Gather(c, x) e = Cast<to = 1>(h) y = MatMul(e, w)"));
   // Columns, not rows.
   expect_whole(
       model("c = Gather<axis = 1>(t, x) p = Transpose<perm = [1, 2, 0]>(c) y = MatMul(p, w)", "float[32, 64] t = {}"));

@@ -105,6 +105,18 @@ class Sizes {
   std::map<std::string, std::int64_t> chosen_;
 };
 
+// The least extent of the axes that indices of a GatherND go along.
+std::int64_t least_indexed(const Node& node) {
+  const auto dims = node.input(0)->static_dims();
+  const auto& indices = node.input(1)->type().shape;
+  std::int64_t least = std::int64_t{1} << 40;
+  if (!dims || !indices || indices->empty() || !indices->back().known()) return least;
+  const auto first = static_cast<std::size_t>(std::max<std::int64_t>(0, node.attr_int("batch_dims", 0)));
+  const std::size_t last = std::min(dims->size(), first + static_cast<std::size_t>(*indices->back().value));
+  for (std::size_t axis = first; axis < last; ++axis) least = std::min(least, (*dims)[axis]);
+  return least;
+}
+
 // The smallest table that values derived from `value` index, following what keeps numbers as they are.
 void smallest_table(const Value& value, std::int64_t& limit, std::set<const Value*>& seen) {
   if (!seen.insert(&value).second) return;
@@ -128,6 +140,8 @@ void smallest_table(const Value& value, std::int64_t& limit, std::set<const Valu
     } else if (node->is("EmbedLayerNormalization", "com.microsoft") && use.index < 2) {
       const Value* table = node->input(static_cast<std::size_t>(use.index) == 0 ? 2 : 4);
       if (const Tensor* tensor = constant(table)) limit = std::min(limit, tensor->dims()[0]);
+    } else if (node->is("GatherND") && use.index == 1) {
+      limit = std::min(limit, least_indexed(*node));
     } else if (node->is("OneHot") && use.index == 0) {
       if (const auto depth = scalar_constant(node->input(1)))
         limit = std::min(limit, static_cast<std::int64_t>(*depth));

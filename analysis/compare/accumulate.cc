@@ -122,7 +122,9 @@ void OutputAccumulator::add_numbers(const Batch& numbers, std::size_t batch) {
 
 void OutputAccumulator::add_cosines(const Batch& numbers) {
   const auto& [a, b, dims, keep] = numbers;
-  const std::int64_t samples = dims.empty() ? 1 : std::max<std::int64_t>(1, dims[0]);
+  // Of one number a sample a cosine is but a sign: such a batch counts as one sample.
+  const bool single = dims.empty() || static_cast<std::int64_t>(a.size()) == dims[0];
+  const std::int64_t samples = single ? 1 : std::max<std::int64_t>(1, dims[0]);
   const std::size_t width = a.size() / static_cast<std::size_t>(samples);
   for (std::size_t sample = 0; sample < static_cast<std::size_t>(samples); ++sample) {
     double ab = 0;

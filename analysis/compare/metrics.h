@@ -18,7 +18,7 @@ struct OutputMetrics {
   std::string output;
   double max_abs = 0;     // largest |a - b|
   double max_rel_l2 = 0;  // largest over batches of ||a - b|| / ||a||
-  double cosine = 1;      // smallest over samples (rows of the first axis) of cos(a, b)
+  double cosine = 1;      // smallest over samples (rows of the first axis; batches of one number each) of cos(a, b)
   double sqnr_db = std::numeric_limits<double>::infinity();  // 10 log10(sum a^2 / sum (a-b)^2)
   std::optional<double> kl;     // mean KL(softmax a || softmax b) over rows of the last axis, nats; for logits only
   std::optional<double> top1;   // share of rows whose arg max agrees

@@ -183,21 +183,31 @@ void erase_if_unused(Graph& graph, Value* value) {
   }
 }
 
+// What took the place of a constant of the same shape is found under its name by patterns of later passes, where that
+// became free.
+void take_name(Graph& graph, Value& made, const std::string& name, const Dims& dims) {
+  if (graph.find_in_scope(name) == nullptr && made.constant()->dims() == dims) graph.rename(made, name);
+}
+
 // Reads the new weight directly: a Transpose between is dropped by storing it the way the product wants.
 void put_weight(Graph& graph, const Linear& linear, Tensor tensor) {
   Value* old = linear.weight;
-  Value* made = graph.add_initializer(old->name(), std::move(tensor));
+  const std::string name = old->name();
+  const Dims dims = old->constant()->dims();
+  Value* made = graph.add_initializer(name, std::move(tensor));
   graph.set_input(*linear.product, 1, made);
   Node* transpose = linear.weight_transpose;
   if (transpose != nullptr && transpose->graph() == &graph && transpose->output()->uses().empty()) {
     graph.erase(*transpose);
   }
   erase_if_unused(graph, old);
+  take_name(graph, *made, name, dims);
 }
 
 Value* put_bias(Graph& graph, const Linear& linear, Tensor tensor) {
   Value* old = linear.bias;
   const std::string hint = old != nullptr ? old->name() : linear.output->name() + "_bias";
+  const Dims dims = old != nullptr ? old->constant()->dims() : Dims();
   Value* made = graph.add_initializer(hint, std::move(tensor));
   if (linear.bias_add != nullptr) {
     graph.set_input(*linear.bias_add, linear.bias_add->input(0) == linear.product->output() ? 1 : 0, made);
@@ -207,6 +217,7 @@ Value* put_bias(Graph& graph, const Linear& linear, Tensor tensor) {
     return made;
   }
   erase_if_unused(graph, old);
+  take_name(graph, *made, hint, dims);
   return made;
 }
 

@@ -121,7 +121,8 @@ Status divide_parameter(Graph& graph, const Norm& norm, Value& value, const std:
   OF_ASSIGN(std::vector<double> numbers, to_doubles(tensor));
   for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] /= factors[i % factors.size()];
   OF_ASSIGN(Tensor divided, from_doubles(tensor.dtype(), tensor.dims(), numbers));
-  Value* made = add_constant(graph, std::move(divided), value.name() + "_scaled");
+  const std::string name = value.name();
+  Value* made = add_constant(graph, std::move(divided), name);
   for (Node* node : norm.nodes) {
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
       Value* input = node->input(i);
@@ -131,6 +132,7 @@ Status divide_parameter(Graph& graph, const Norm& norm, Value& value, const std:
     }
   }
   if (!value.erased()) erase_if_unused(graph, value);
+  if (graph.find_in_scope(name) == nullptr) graph.rename(*made, name);
   return {};
 }
 

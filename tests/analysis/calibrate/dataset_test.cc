@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "formats/npz/npz.h"
 #include "tests/support/paths.h"
 #include "tests/support/rewrite_test.h"
@@ -22,6 +24,20 @@ const char* const kRows =
 const char* const kTokens = R"(<ir_version: 8, opset_import: ["": 17]>
   g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 4] y) <float[7, 4] table = {}>
   { wide = Cast<to = 6>(ids) back = Cast<to = 7>(wide) y = Gather(table, back) })";
+
+TEST(Dataset, GeneratedIndicesOfGatherNDStayInside) {
+  const auto model = model_from_text(R"(<ir_version: 8, opset_import: ["": 17]>
+    g (int64[N, 2] at, int64[4, 1] each) => (float[N, 4] y, float[4] z) <float[7, 5, 4] table = {}, float[4, 3] rows = {}> {
+      y = GatherND(table, at) z = GatherND<batch_dims = 1>(rows, each) })");
+  const auto data = generate_dataset(*model, 5);
+  ASSERT_TRUE(data) << data.error().message;
+  const auto largest = [&](const char* name) {
+    const auto numbers = *to_doubles(data->batches[0].at(name).array);
+    return *std::max_element(numbers.begin(), numbers.end());
+  };
+  EXPECT_LT(largest("at"), 5);
+  EXPECT_LT(largest("each"), 3);
+}
 
 TEST(Dataset, SlicesSamplesIntoBatches) {
   const auto model = model_from_text(kRows);

@@ -45,6 +45,27 @@ TEST(Metrics, HandComputed) {
   EXPECT_NE(y.worst_element.find("[0,1]"), std::string::npos) << y.worst_element;
 }
 
+// A score near 0 may change its sign: that says nothing of the others.
+TEST(Metrics, OneNumberASampleIsComparedByBatch) {
+  const auto score = [](const std::string& shift, const char* dims) {
+    return model_from_text(R"(<ir_version: 8, opset_import: ["": 17]> g (float[N, 1] x) => (float[)" +
+                           std::string(dims) + R"(] y) <float b = {)" + shift +
+                           R"(}, int64[1] s = {-1}, int64[2] t = {-1, 1}> { h = Add(x, b) y = Reshape(h, )" +
+                           (std::string(dims) == "N" ? "s" : "t") + ") }");
+  };
+  Dataset data;
+  Feeds feeds;
+  feeds["x"] = *to_array(Tensor::of<float>({4, 1}, {3, 0.01F, -2, 1}), Precision::kFloat32);
+  data.batches.push_back(std::move(feeds));
+  data.batch_sizes = {4};
+  for (const char* dims : {"N", "N, 1"}) {
+    const auto comparison = compare_models(*score("0", dims), *score("-0.02", dims), data);
+    ASSERT_TRUE(comparison) << comparison.error().message;
+    EXPECT_GT(comparison->outputs.at(0).cosine, 0.999) << dims;
+    EXPECT_LT(comparison->outputs.at(0).cosine, 1) << dims;
+  }
+}
+
 TEST(Metrics, EqualModelsAreExact) {
   const auto comparison = compare_models(*scaled("1"), *scaled("1"), two_rows());
   EXPECT_TRUE(comparison->outputs.at(0).exact);

@@ -43,6 +43,18 @@ void expect_smoothed(const std::string& text) {
   EXPECT_LT(relative_distance(first_output(*run.model, data), first_output(*before, data)), 1e-5);
 }
 
+// `exclude` of a quantizer behind it means the weights by the names that the user knows.
+TEST(Smooth, ParametersKeepTheirNames) {
+  const Dataset data = outliers();
+  const auto run = run_calibrated(
+      "smooth", graph("n = LayerNormalization(x, g, b) p = MatMul(n, v) q = MatMul(n, w) y = Add(p, q)"), &data);
+  ASSERT_TRUE(run.did());
+  for (const char* name : {"g", "b", "v", "w"}) {
+    const Value* value = run.model->graph().find(name);
+    EXPECT_TRUE(value != nullptr && value->constant() != nullptr) << name;
+  }
+}
+
 TEST(Smooth, NormInFrontOfSeveralLinears) {
   expect_smoothed(graph("n = LayerNormalization(x, g, b) p = MatMul(n, v) q = MatMul(n, w) y = Add(p, q)"));
 }

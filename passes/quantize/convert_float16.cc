@@ -14,6 +14,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <string_view>
 
 #include "analysis/calibrate/dataset.h"
 #include "exec/executor.h"
@@ -236,6 +237,13 @@ bool feeds_weights(const Node& transpose) {
   });
 }
 
+// Are its constants weights? What they hold beyond 65504 is no mask: masks are added, or chosen by Where.
+bool has_weights(const Node& node) {
+  static constexpr std::string_view kWeighted[] = {"Conv",   "ConvTranspose", "Gemm", "LayerNormalization",
+                                                   "MatMul", "PRelu"};
+  return std::any_of(std::begin(kWeighted), std::end(kWeighted), [&](std::string_view op) { return node.is(op); });
+}
+
 // What keeps a node in float32; empty: nothing.
 Result<std::string> ConvertFloat16::refusal(const Node& node) {
   if (!node.domain().empty() || !kHalf.contains(node.op_type())) {
@@ -256,9 +264,8 @@ Result<std::string> ConvertFloat16::refusal(const Node& node) {
       continue;
     }
     OF_ASSIGN(const Range* numbers, range(*input));
-    if (numbers->beyond > 0) {
-      return fmt::format("'{}' has {} numbers beyond 65504", input->name(), numbers->beyond);
-    }
+    const std::int64_t beyond = numbers->beyond + (has_weights(node) ? numbers->masks : 0);
+    if (beyond > 0) return fmt::format("'{}' has {} numbers beyond 65504", input->name(), beyond);
     if (const std::string why = digits_lost(*constant(input), *numbers, type_); !why.empty()) {
       return fmt::format("'{}': {}", input->name(), why);
     }

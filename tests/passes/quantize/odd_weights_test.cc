@@ -227,6 +227,15 @@ TEST(OddWeights, NumbersThat16BitsCannotTellApartStay) {
   in_16_bits(filled("1e-6", "2e-6"), brain, true);
 }
 
+TEST(OddWeights, InfinitiesInWeightsAreNoMasks) {
+  EXPECT_TRUE(says(in_16_bits(filled("1e35", "0.5"), {}, false), "1 numbers beyond 65504"));
+  auto added = test::model_from_text(std::string(kHead) + "(float[4, 16] x) => (float[4, 16] y) <float[16] m = {" +
+                                     "-1e35, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}> { y = Add(x, m) }");
+  std::vector<Remark> remarks;
+  ASSERT_TRUE(test::run_pass("convert-float16", *added, {}, &remarks));
+  EXPECT_TRUE(says(remarks, "1 numbers clamped to 65504"));
+}
+
 // The least float32 stands for minus infinity in many masks; rounded to bfloat16 it would become that.
 TEST(OddWeights, BFloat16HasNoNewInfinity) {
   auto model = test::model_from_text(product(filled("-3.4028234e38", "0.5"), ""));

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "analysis/structure/axis_labels.h"
+#include "analysis/structure/axis_moves.h"
 #include "analysis/structure/correspondence.h"
 #include "analysis/structure/linear.h"
 #include "analysis/structure/norm.h"
@@ -15,12 +16,6 @@
 namespace onnxfold {
 namespace {
 
-template <std::size_t N>
-bool one_of(const Node& node, const std::array<std::string_view, N>& operators) {
-  return std::find(operators.begin(), operators.end(), node.op_type()) != operators.end() &&
-         (node.domain().empty() || node.domain() == "com.microsoft");
-}
-
 constexpr std::string_view kMicrosoft = "com.microsoft";
 constexpr std::array<std::string_view, 5> kPassing = {"Identity", "Cast", "Dropout", "Neg", "CastLike"};
 constexpr std::array<std::string_view, 26> kPointwise = {
@@ -28,9 +23,6 @@ constexpr std::array<std::string_view, 26> kPointwise = {
     "LeakyRelu",  "Clip", "Abs",  "Mish",     "Selu",      "Softsign", "HardSigmoid", "HardSwish", "Log",
     "Reciprocal", "Sin",  "Cos",  "FastGelu", "QuickGelu", "Celu",     "Swish",       "BiasGelu"};
 constexpr std::array<std::string_view, 9> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu"};
-constexpr std::array<std::string_view, 4> kPooling = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"};
-constexpr std::array<std::string_view, 6> kReshaping = {"Reshape",   "Flatten", "Squeeze",
-                                                        "Unsqueeze", "Expand",  "Slice"};
 
 class Walker : private AxisLabels {
  public:
@@ -55,17 +47,6 @@ class Walker : private AxisLabels {
   }
 
  private:
-  void give_up(const Node& node) {
-    for (const Value* input : node.inputs()) {
-      if (input != nullptr) fix(*input);
-    }
-    for (const Graph* body : node.subgraphs()) fix_captured(*body);
-  }
-  void fix_captured(const Graph& body) {
-    for (const Node* node : body.nodes()) give_up(*node);
-  }
-
-  // ---- operators ----
   void skip_attention(const Attention& attention) {
     std::set<const Node*> linears;
     for (const Projection* projection : {&attention.q, &attention.k, &attention.v}) {
@@ -103,12 +84,7 @@ class Walker : private AxisLabels {
     if (node.is("BatchNormalization") || node.is("InstanceNormalization")) return visit_channel_norm(node);
     if (one_of(node, kPassing) || one_of(node, kPointwise)) return visit_unary(node);
     if (one_of(node, kBinary)) return visit_binary(node);
-    if (one_of(node, kPooling)) return visit_pool(node);
-    if (node.is("Transpose")) return visit_transpose(node);
-    if (one_of(node, kReshaping)) return visit_reshape(node);
-    if (node.is("Concat")) return visit_concat(node);
-    if (node.is("Gather")) return visit_gather(node);
-    if (node.op_type().rfind("Reduce", 0) == 0) return visit_reduce(node);
+    if (moves_axes(node)) return pass_moved(node, *this);
     if (node.is("Shape") || node.is("Size") || node.is("Constant")) return;
     give_up(node);
   }
@@ -273,130 +249,6 @@ class Walker : private AxisLabels {
   }
   static bool one_number(const Node& node) {
     return scalar_constant(node.input(1)).has_value() || (node.is("Mul") && scalar_constant(node.input(0)).has_value());
-  }
-
-  void visit_pool(const Node& node) {
-    const Labels from = labels(*node.input(0));
-    if (from.size() < 3) return give_up(node);
-    for (std::size_t i = 2; i < from.size(); ++i) fix_label(from[i]);
-    Labels to(from.size(), kFixed);
-    to[1] = from[1];
-    to[0] = from[0];
-    if (node.is("MaxPool") || node.is("GlobalMaxPool")) pointwise({to[1]});
-    set(node.output(), std::move(to));
-  }
-
-  void visit_transpose(const Node& node) {
-    const Labels from = labels(*node.input(0));
-    // The Linear behind it reads the constant itself.
-    if (parameter(node.input(0)) != nullptr) return;
-    Labels to(from.rbegin(), from.rend());
-    if (const auto perm = node.attr_ints("perm"); perm && perm->size() == from.size()) {
-      for (std::size_t i = 0; i < to.size(); ++i) to[i] = from[static_cast<std::size_t>((*perm)[i])];
-    }
-    set(node.output(), std::move(to));
-  }
-
-  // An axis survives when it has its size and as many elements (or the same axes) to its right or left.
-  void visit_reshape(const Node& node) {
-    const Labels from = labels(*node.input(0));
-    const std::vector<std::int64_t> before = dims_of(*node.input(0)), after = dims_of(*node.output());
-    Labels to(after.size(), kFixed);
-    const bool slices = node.is("Slice");
-    for (std::size_t i = 0; i < from.size(); ++i) {
-      if (from[i] == kFixed) continue;
-      int found = -1;
-      for (std::size_t j = 0; j < after.size() && before[i] > 1; ++j) {
-        if (after[j] != before[i] || to[j] != kFixed) continue;
-        if (slices || node.is("Expand") ? after.size() - j == before.size() - i : same_elements(before, i, after, j)) {
-          found = static_cast<int>(j);
-          break;
-        }
-      }
-      if (found < 0 || (slices && !forward_slice(node))) {
-        fix_label(from[i]);
-      } else {
-        to[static_cast<std::size_t>(found)] = from[i];
-      }
-    }
-    set(node.output(), std::move(to));
-  }
-  static std::int64_t elements(std::vector<std::int64_t>::const_iterator begin,
-                               std::vector<std::int64_t>::const_iterator end) {
-    std::int64_t count = 1;
-    for (; begin != end; ++begin) count = *begin < 0 || count < 0 ? -1 : count * *begin;
-    return count;
-  }
-  static bool same_elements(const std::vector<std::int64_t>& a, std::size_t i, const std::vector<std::int64_t>& b,
-                            std::size_t j) {
-    const auto at = [](const std::vector<std::int64_t>& dims, std::size_t k) {
-      return dims.begin() + static_cast<std::ptrdiff_t>(k);
-    };
-    const std::int64_t right = elements(at(a, i + 1), a.end()), left = elements(a.begin(), at(a, i));
-    if (right >= 0 && right == elements(at(b, j + 1), b.end())) return true;
-    return left >= 0 && left == elements(b.begin(), at(b, j));
-  }
-  static bool forward_slice(const Node& node) {
-    if (node.input(4) == nullptr) return true;
-    const auto steps = int_constants(node.input(4));
-    return steps && std::all_of(steps->begin(), steps->end(), [](std::int64_t step) { return step > 0; });
-  }
-
-  void visit_concat(const Node& node) {
-    Labels to;
-    const auto rank = static_cast<std::int64_t>(dims_of(*node.output()).size());
-    const std::int64_t axis = node.attr_int("axis", 0);
-    const auto along = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
-    for (const Value* input : node.inputs()) {
-      const Labels from = labels(*input);
-      if (static_cast<std::int64_t>(from.size()) != rank) return give_up(node);
-      if (to.empty()) {
-        to = from;
-      } else {
-        for (std::size_t i = 0; i < from.size(); ++i) {
-          if (i != along && (to[i] != kFixed || from[i] != kFixed)) to[i] = join(to[i], from[i]);
-        }
-      }
-      fix_label(from[along]);
-    }
-    if (along < to.size()) to[along] = kFixed;
-    set(node.output(), std::move(to));
-  }
-
-  void visit_gather(const Node& node) {
-    const Labels from = labels(*node.input(0));
-    const std::size_t extra = dims_of(*node.input(1)).size();
-    const std::int64_t axis = node.attr_int("axis", 0);
-    const auto along = static_cast<std::size_t>(axis < 0 ? axis + static_cast<std::int64_t>(from.size()) : axis);
-    if (along >= from.size()) return give_up(node);
-    fix_label(from[along]);
-    Labels to(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(along));
-    to.insert(to.end(), extra, kFixed);
-    to.insert(to.end(), from.begin() + static_cast<std::ptrdiff_t>(along) + 1, from.end());
-    set(node.output(), std::move(to));
-  }
-
-  // Over other axes than that of the channels.
-  void visit_reduce(const Node& node) {
-    const Labels from = labels(*node.input(0));
-    std::vector<std::int64_t> axes;
-    if (const auto given = node.attr_ints("axes")) axes = *given;
-    if (const auto given = node.input(1) == nullptr ? std::nullopt : int_constants(node.input(1))) axes = *given;
-    if (axes.empty()) return give_up(node);
-    std::vector<bool> reduced(from.size(), false);
-    for (const std::int64_t axis : axes) {
-      const std::int64_t at = axis < 0 ? axis + static_cast<std::int64_t>(from.size()) : axis;
-      if (at < 0 || at >= static_cast<std::int64_t>(from.size())) return give_up(node);
-      reduced[static_cast<std::size_t>(at)] = true;
-    }
-    const bool keeps = node.attr_int("keepdims", 1) != 0;
-    Labels to;
-    for (std::size_t i = 0; i < from.size(); ++i) {
-      if (reduced[i]) fix_label(from[i]);
-      if (!reduced[i] || keeps) to.push_back(reduced[i] ? kFixed : from[i]);
-    }
-    if (!node.is("ReduceMean") && !node.is("ReduceSum")) pointwise(to);
-    set(node.output(), std::move(to));
   }
 
   const Graph& graph_;

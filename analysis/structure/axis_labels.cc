@@ -29,6 +29,15 @@ void AxisLabels::fix_label(int label) {
   if (label != kFixed) flags(label).fixed = true;
 }
 
+void AxisLabels::give_up(const Node& node) {
+  for (const Value* input : node.inputs()) {
+    if (input != nullptr) fix(*input);
+  }
+  for (const Graph* body : node.subgraphs()) {
+    for (const Node* inner : body->nodes()) give_up(*inner);
+  }
+}
+
 void AxisLabels::pointwise(const Labels& labels) {
   for (const int label : labels) {
     if (label != kFixed) flags(label).pointwise = true;

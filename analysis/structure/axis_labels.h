@@ -1,8 +1,11 @@
 // Labels of axes: axes that hold the same neurons have one label (union-find). Internal to analysis/structure.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
+#include <string_view>
 #include <vector>
 
 #include "analysis/structure/axis_groups.h"
@@ -16,6 +19,13 @@ using Labels = std::vector<int>;  // one an axis
 // Of a constant its own; of a computed value what its type says; -1 is a dimension that is not known.
 std::vector<std::int64_t> dims_of(const Value& value);
 
+// Is it one of these, of ONNX or of com.microsoft?
+template <std::size_t N>
+bool one_of(const Node& node, const std::array<std::string_view, N>& operators) {
+  return std::find(operators.begin(), operators.end(), node.op_type()) != operators.end() &&
+         (node.domain().empty() || node.domain() == "com.microsoft");
+}
+
 class AxisLabels {
  public:
   // Of a value seen for the first time: new labels for the axes of a floating constant, fixed ones for all else.
@@ -24,6 +34,8 @@ class AxisLabels {
   void set(const Value* value, Labels made);
   void fix(const Value& value);
   void fix_label(int label);
+  // Of a node that is not understood: all that it reads, in its subgraphs too.
+  void give_up(const Node& node);
   // Only permutations may act on these.
   void pointwise(const Labels& labels);
   void centred(int label);

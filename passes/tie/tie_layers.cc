@@ -10,41 +10,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
 
 #include "analysis/calibrate/sample_split.h"
-#include "analysis/compare/damage.h"
-#include "exec/parallel.h"
 #include "passes/folded_norms.h"
 #include "passes/pass.h"
-#include "passes/tie/deferred_tie.h"
+#include "passes/tie/group_fits.h"
 #include "passes/tie/layer_alignment.h"
 #include "passes/tie/tie_group.h"
 #include "passes/tie/tied_refit.h"
 
 namespace onnxfold {
 namespace {
-
-// Bytes that fits running at one time may take, as far as that is in a pass's hands.
-constexpr std::int64_t kRoom = 256 << 20;
-
-// fn(i) for groups [begin, end), on all threads. Errors: the first one by index.
-template <typename T, typename F>
-Result<std::vector<T>> for_groups(std::size_t begin, std::size_t end, F fn) {
-  std::vector<Result<T>> results(end - begin, Result<T>(T()));
-  parallel_for(static_cast<std::int64_t>(end - begin), 1, [&](std::int64_t first, std::int64_t last) {
-    for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) results[i] = fn(begin + i);
-  });
-  std::vector<T> values;
-  for (Result<T>& result : results) {
-    OF_ASSIGN(T value, std::move(result));
-    values.push_back(std::move(value));
-  }
-  return values;
-}
 
 using Ranks = std::vector<std::int64_t>;
 
@@ -63,21 +42,7 @@ class TieLayers final : public Pass {
     OF_TRY(align(*student, context));
     OF_TRY(find_groups(student->graph(), context));
     if (groups_.empty()) return false;
-    const bool data = context.calibration != nullptr;
-    how_ = tie_options(options_.text("start"), options_.text("factors"), loops_, data,
-                       static_cast<int>(options_.integer("rounds")));
-    OF_TRY(check(data));
-    if (chosen_by_data(context) || (data && spread_by_error(student->graph()))) OF_TRY(set_judge(context));
-    OF_TRY(learn(*student, context));
-    OF_TRY(make_curves(student->graph()));
-    OF_ASSIGN(const Ranks ranks, choose_ranks(*student, context));
-    if (!data && untied_bytes(curves_) > options_.integer("at-once")) {
-      OF_TRY(tie_when_written(*student, ranks, context));
-    } else if (chosen_by_data(context) || options_.flag("pad")) {
-      OF_TRY(tie_together(*student, ranks, context));
-    } else {
-      OF_TRY(tie_in_turn(*student, ranks, context));
-    }
+    OF_TRY(tie(*student, context));
     if (meter_) {
       OF_ASSIGN(const Damage damage, meter_->measure(*student));
       context.note("", fmt::format("on {}: {} {:.4f} -> {:.4f}",
@@ -89,6 +54,22 @@ class TieLayers final : public Pass {
   }
 
  private:
+  Status tie(Model& student, PassContext& context) {
+    const bool data = context.calibration != nullptr;
+    how_ = tie_options(options_.text("start"), options_.text("factors"), loops_, data,
+                       static_cast<int>(options_.integer("rounds")));
+    OF_TRY(check(data));
+    if (chosen_by_data(context) || (data && spread_by_error(student.graph()))) OF_TRY(set_judge(context));
+    OF_TRY(learn(student, context));
+    OF_TRY(make_curves(student.graph()));
+    OF_ASSIGN(const Ranks ranks, choose_ranks(student, context));
+    if (!data && untied_bytes(curves_) > options_.integer("at-once")) {
+      return tie_when_written(student, ranks, context);
+    }
+    const bool together = chosen_by_data(context) || options_.flag("pad");
+    return together ? tie_together(student, ranks, context) : tie_in_turn(student, ranks, context);
+  }
+
   Status tie_together(Model& student, const Ranks& ranks, PassContext& context) {
     OF_ASSIGN(auto fits, fit_best(student, ranks, context));
     OF_TRY(refit(student, ranks, fits, context));
@@ -119,14 +100,15 @@ class TieLayers final : public Pass {
 
   // Without data, and larger than what may be held: only what a group will look like is settled now.
   Status tie_when_written(Model& student, const Ranks& ranks, PassContext& context) const {
-    OF_ASSIGN(std::vector<TieOutline> outlines,
-              in_room<TieOutline>([&](std::size_t i) { return outline_of(groups_[i].weights, how_, ranks[i]); }));
+    OF_ASSIGN(std::vector<TieOutline> outlines, for_groups_in_room<TieOutline>(groups_, [&](std::size_t i) {
+                return outline_of(groups_[i].weights, how_, ranks[i]);
+              }));
     std::map<std::string, std::int64_t> most;
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       std::int64_t& rank = most[groups_[i].role];
       for (const std::int64_t mine : outlines[i].ranks) rank = std::max(rank, mine);
     }
-    DeferredTies ties(kRoom);
+    DeferredTies ties(kRoomOfFits);
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       TieOutline& outline = outlines[i];
       if (options_.flag("pad")) std::fill(outline.ranks.begin(), outline.ranks.end(), most[groups_[i].role]);
@@ -141,26 +123,12 @@ class TieLayers final : public Pass {
     return {};
   }
 
-  // fn(i) for all groups, no more at one time than there is room for.
-  template <typename T, typename F>
-  Result<std::vector<T>> in_room(F fn) const {
-    std::int64_t largest = 1;
-    for (const TieGroup& group : groups_) largest = std::max(largest, fit_bytes(group.weights));
-    const auto at_once = static_cast<std::size_t>(std::max<std::int64_t>(1, kRoom / largest));
-    std::vector<T> all;
-    for (std::size_t begin = 0; begin < groups_.size(); begin += at_once) {
-      OF_ASSIGN(std::vector<T> some, for_groups<T>(begin, std::min(begin + at_once, groups_.size()), fn));
-      std::move(some.begin(), some.end(), std::back_inserter(all));
-    }
-    return all;
-  }
-
   // Errors by rank, the most work, only where ranks are spread by them.
   Status make_curves(const Graph& graph) {
     for (const TieGroup& group : groups_) curves_.push_back(sizes_of(group));
     if (!spread_by_error(graph)) return {};
-    OF_ASSIGN(curves_,
-              in_room<CorrectionCurve>([this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
+    OF_ASSIGN(curves_, for_groups_in_room<CorrectionCurve>(
+                           groups_, [this](std::size_t i) { return curve_of(groups_[i], statistics_, how_); }));
     return {};
   }
 
@@ -296,8 +264,9 @@ class TieLayers final : public Pass {
     std::string chosen = "uniform", all;
     for (const double floor : {1.0, 0.75, 0.5}) {
       const Ranks ranks = floor == 1 ? uniform : corrections_by_error(curves_, bytes, floor);
-      OF_ASSIGN(const auto fits, fit(ranks, {how_.start, how_.factors, 0}));  // alternations change all of them alike
-      OF_ASSIGN(const double damage, damage_of(aligned, fits));
+      OF_ASSIGN(const auto fits, fit_groups(groups_, statistics_, {how_.start, how_.factors, 0},
+                                            ranks));  // alternations change all of them alike
+      OF_ASSIGN(const double damage, damage_of(aligned, groups_, fits, *meter_));
       const std::string name = floor == 1 ? "uniform" : fmt::format("by error from {:g}", floor);
       all += fmt::format("{}{} {:.4f}", all.empty() ? "" : ", ", name, damage);
       if (damage >= least) continue;
@@ -310,23 +279,18 @@ class TieLayers final : public Pass {
     return best;
   }
 
-  Result<std::vector<SharedFit>> fit(const Ranks& ranks, const TieOptions& how) const {
-    return for_groups<SharedFit>(0, groups_.size(),
-                                 [&](std::size_t i) { return fit_group(groups_[i], statistics_, how, ranks[i]); });
-  }
-
   // Least squares loses where errors add up over depth (few unique layers, no rank): with data, and no way named, the
   // first layers and the plain mean are tried too, and the one stays that harms the model least.
   Result<std::vector<SharedFit>> fit_best(const Model& aligned, const Ranks& ranks, PassContext& context) {
-    OF_ASSIGN(auto best, fit(ranks, how_));
+    OF_ASSIGN(auto best, fit_groups(groups_, statistics_, how_, ranks));
     if (!chosen_by_data(context)) return best;
-    OF_ASSIGN(double least, damage_of(aligned, best));
+    OF_ASSIGN(double least, damage_of(aligned, groups_, best, *meter_));
     std::string all = fmt::format("least squares {:.4f}", least), chosen = "least squares";
     const TieOptions first = how_;
     for (const TieStart start : {TieStart::kLower, TieStart::kAverage}) {
       const TieOptions way = {start, TieFactors::kWhitened, first.rounds};
-      OF_ASSIGN(auto fits, fit(ranks, way));
-      OF_ASSIGN(const double damage, damage_of(aligned, fits));
+      OF_ASSIGN(auto fits, fit_groups(groups_, statistics_, way, ranks));
+      OF_ASSIGN(const double damage, damage_of(aligned, groups_, fits, *meter_));
       const std::string name = start == TieStart::kLower ? "first layers" : "average";
       all += fmt::format(", {} {:.4f}", name, damage);
       if (!(damage < least)) continue;
@@ -354,13 +318,6 @@ class TieLayers final : public Pass {
                  fmt::format("{} groups solved anew on what the tied model feeds them, {} sweeps: {} {:.4f} -> {:.4f}",
                              done.solved, done.sweeps, meter_->kind_name(), done.before, done.after));
     return {};
-  }
-
-  Result<double> damage_of(const Model& aligned, const std::vector<SharedFit>& fits) const {
-    const std::unique_ptr<Model> tried = aligned.clone();
-    for (std::size_t i = 0; i < groups_.size(); ++i) OF_TRY(apply_fit(tried->graph(), groups_[i], fits[i]));
-    OF_ASSIGN(const Damage damage, meter_->measure(*tried));
-    return damage.value;
   }
 
   void report(std::size_t i, std::int64_t rank, const SharedFit& fit, PassContext& context) const {

@@ -73,61 +73,62 @@ constexpr OptionSpec kExclude{"exclude", kPatterns, "",
 constexpr OptionSpec kFormats{"formats", kPatterns, "",
                               "Formats of single weights, GLOB=BITS[/BLOCK][/sym|/asym] or GLOB=float (a=4/32;b=8)"};
 
-constexpr OptionSpec kRtnOptions[] = {kBits,   kBlock,  kSymmetric,   kScales,  kForm,    kAccuracyLevel,
-                                      kGather, kOthers, kMinElements, kInclude, kExclude, kFormats};
+// What every method that writes low-bit weights takes, behind the options of its rounding.
+constexpr OptionSpec kStorageOptions[] = {kForm,        kAccuracyLevel, kGather,  kOthers,
+                                          kMinElements, kInclude,       kExclude, kFormats};
 
-// An option of its own before those of rtn.
-constexpr std::array<OptionSpec, std::size(kRtnOptions) + 1> with_rtn_options(const OptionSpec& own) {
-  std::array<OptionSpec, std::size(kRtnOptions) + 1> specs{own};
-  std::copy(std::begin(kRtnOptions), std::end(kRtnOptions), specs.begin() + 1);
+template <std::size_t kFirst, std::size_t kSecond>
+constexpr std::array<OptionSpec, kFirst + kSecond> joined(const OptionSpec (&first)[kFirst],
+                                                          const OptionSpec (&second)[kSecond]) {
+  std::array<OptionSpec, kFirst + kSecond> specs{};
+  std::copy(std::begin(first), std::end(first), specs.begin());
+  std::copy(std::begin(second), std::end(second), specs.begin() + kFirst);
   return specs;
 }
 
-constexpr auto kRtnSearchOptions = with_rtn_options(
-    {"norms", kBool, "true",
-     "Errors behind a norm count by its gain and bias, which say how large the inputs of a column are"});
+constexpr auto kRtnOptions = joined({kBits, kBlock, kSymmetric, kScales}, kStorageOptions);
+
+constexpr auto kRtnSearchOptions =
+    joined({{"norms", kBool, "true",
+             "Errors behind a norm count by its gain and bias, which say how large the inputs of a column are"},
+            kBits,
+            kBlock,
+            kSymmetric,
+            kScales},
+           kStorageOptions);
 
 constexpr auto kAwqOptions =
-    with_rtn_options({"clip", kBool, "true", "Also clips the largest weights of a block where that helps"});
+    joined({{"clip", kBool, "true", "Also clips the largest weights of a block where that helps"},
+            kBits,
+            kBlock,
+            kSymmetric,
+            kScales},
+           kStorageOptions);
 
-constexpr OptionSpec kHqqOptions[] = {
-    kBits,
-    kBlock,
-    {"zero-points", kChoice, "rounded", "rounded: codes, as fast as rtn; float: any number (form=matmulnbits, slow)",
-     "rounded|float"},
-    kScales,
-    kForm,
-    kAccuracyLevel,
-    kGather,
-    kOthers,
-    kMinElements,
-    kInclude,
-    kExclude,
-    kFormats};
+constexpr auto kHqqOptions =
+    joined({kBits,
+            kBlock,
+            {"zero-points", kChoice, "rounded",
+             "rounded: codes, as fast as rtn; float: any number (form=matmulnbits, slow)", "rounded|float"},
+            kScales},
+           kStorageOptions);
 
-constexpr OptionSpec kGptqOptions[] = {
-    kBits,
-    kBlock,
-    kSymmetric,
-    kScales,
-    {"quality", kChoice, "fast",
-     "fast: scales weighted by 1 / U_ii^2; high: scales judged by sweeping the block, then coordinate descent (twice "
-     "the time)",
-     "fast|high"},
-    {"target", kBool, "true",
-     "Aim at the outputs of the model before, residual stream included; false aims at the weights (half the time)"},
-    {"damping", kFloat, "0", "Share of the mean second moment added to all inputs; 0: chosen from the tokens a column",
-     "0..10"},
-    {"held-out", kFloat, "0.05", "Share of the rows of data that is only used to judge", "0..0.5"},
-    {"max-rows", kInt, "0", "Rows of data that enter a second moment, evenly chosen; 0: all", "0.."},
-    kForm,
-    kAccuracyLevel,
-    kGather,
-    kOthers,
-    kMinElements,
-    kInclude,
-    kExclude,
-    kFormats};
+constexpr auto kGptqOptions = joined(
+    {kBits,
+     kBlock,
+     kSymmetric,
+     kScales,
+     {"quality", kChoice, "fast",
+      "fast: scales weighted by 1 / U_ii^2; high: scales judged by sweeping the block, then coordinate descent (twice "
+      "the time)",
+      "fast|high"},
+     {"target", kBool, "true",
+      "Aim at the outputs of the model before, residual stream included; false aims at the weights (half the time)"},
+     {"damping", kFloat, "0", "Share of the mean second moment added to all inputs; 0: chosen from the tokens a column",
+      "0..10"},
+     {"held-out", kFloat, "0.05", "Share of the rows of data that is only used to judge", "0..0.5"},
+     {"max-rows", kInt, "0", "Rows of data that enter a second moment, evenly chosen; 0: all", "0.."}},
+    kStorageOptions);
 
 constexpr OptionSpec kCorrectLowRankOptions[] = {
     {"rank", kInt, "16", "Of the pair beside each weight", "1.."},

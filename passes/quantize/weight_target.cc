@@ -179,8 +179,10 @@ std::string Finder::other_refusal(const WeightTarget& target) const {
       multiplies(node)
           ? (target.input == 0 ? "weight is the left operand" : fmt::format("weight has rank {}", target.dims.size()))
           : fmt::format("weights of {} have no fast low-bit form", node.op_type());
-  if (options_.other_bits == 0) return what + "; others=8 stores it behind DequantizeLinear";
-  return {};
+  if (options_.other_bits != 0) return {};
+  // Smaller is not all that int8 can do for a convolution.
+  const char* faster = node.is("Conv") ? ", recipes int8-static and int8-dynamic compute with int8" : "";
+  return what + "; others=8 stores it behind DequantizeLinear" + faster;
 }
 
 std::string Finder::refusal(const WeightTarget& target) const {

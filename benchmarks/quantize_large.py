@@ -2,6 +2,7 @@
 
     python benchmarks/quantize_large.py [--runs N] [--folder DIR] [make_decoder.py options]
     python benchmarks/quantize_large.py --memory-only --layers 95 --sparse      # 20 GB that take no room; onnxfold alone
+    python benchmarks/quantize_large.py --memory-only --layers 6 --inline       # 1.8 GB, weights in the model file itself
 
 Whole processes in alternation, in one run; needs an interpreter with scripts/requirements-bench.txt and about 10 GB free in
 the folder (default: the system's temporary one), or 4 GB with --memory-only."""
@@ -31,11 +32,14 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--inline", action="store_true", help="one file below 2 GB instead of external data")
     parser.add_argument("--onnxfold", default=str(ONNXFOLD))
     arguments, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         model = f"{folder}/decoder.onnx"
         subprocess.run([sys.executable, HERE / "make_decoder.py", model, *rest], check=True)
+        if arguments.inline:
+            subprocess.run([arguments.onnxfold, "convert", model, "-o", model, "-f", "-q", "--inline"], check=True)
         fold = [arguments.onnxfold, "compress", model, "-q", "--force", "--no-check", "-o"]
         if arguments.memory_only:
             for step in ("rtn:bits=4,block=32", "rtn-search:bits=4,block=16,scales=float16", "hqq:bits=4,block=32"):
@@ -50,7 +54,7 @@ def main():
             "onnxfold rtn": [*fold, f"{folder}/fold.onnx", "--pass", "rtn:bits=4,block=32,gather=false"],
             "onnxfold int4 (clean, rtn-search)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],
             "ONNX Runtime quantizer": [sys.executable, "-c", ORT, model, f"{folder}/ort.onnx"],
-            "cp": ["cp", f"{model}.data", f"{folder}/copy"],
+            "cp": ["cp", model if arguments.inline else f"{model}.data", f"{folder}/copy"],
         }, arguments.runs)
         print_table("4 bits, blocks of 32, symmetric", results, "onnxfold rtn")
 

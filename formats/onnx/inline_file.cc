@@ -56,15 +56,16 @@ Initializer lay_out(const onnx::TensorProto& proto, const Tensor& data) {
 Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described, bool sizes_only) {
   std::map<const onnx::TensorProto*, Tensor> held;
   onnx::ModelProto proto;
+  const auto put = [&](const Tensor& tensor, onnx::TensorProto& made) -> Status {
+    if (!sizes_only || !tensor.is_deferred()) return export_inline(tensor, made);
+    made.mutable_raw_data()->resize(static_cast<std::size_t>(tensor.nbytes()));
+    return {};
+  };
   OF_TRY(export_model(
       model,
       [&](const Tensor& tensor, onnx::TensorProto& made) -> Status {
-        if (sizes_only && tensor.is_deferred()) {
-          made.mutable_raw_data()->resize(static_cast<std::size_t>(tensor.nbytes()));
-          return {};
-        }
         const std::int64_t large = tensor.is_deferred() ? kLargeDeferred : kLarge;
-        if (tensor.dtype() == DType::kString || tensor.nbytes() < large) return export_inline(tensor, made);
+        if (tensor.dtype() == DType::kString || tensor.nbytes() < large) return put(tensor, made);
         held[&made] = tensor;
         return {};
       },
@@ -79,7 +80,7 @@ Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* describe
     length += static_cast<std::int64_t>(initializers.back().head.size()) + initializers.back().data.nbytes();
   }
   // Large tensors elsewhere (attributes, subgraphs) stay part of their messages.
-  for (const auto& [place, tensor] : held) OF_TRY(export_inline(tensor, const_cast<onnx::TensorProto&>(*place)));
+  for (const auto& [place, tensor] : held) OF_TRY(put(tensor, const_cast<onnx::TensorProto&>(*place)));
   graph->clear_initializer();
   const std::string body = serialized(*graph);
   length += static_cast<std::int64_t>(body.size());

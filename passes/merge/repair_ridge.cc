@@ -49,11 +49,13 @@ class Repair {
       for (const std::string& name : stage.products) inputs_[name] = stage.input;
     }
     for (const auto& join : joins_) ending_at_[join.second.sum] = join.first;
+    note_asks();
     for (int round = 0; round < options_.rounds; ++round) {
       student_.restart();
       paired_.clear();
       for (ValueWalk& teacher : teachers_) teacher.restart();
-      for (const Stage& stage : stages_) {
+      for (stage_ = 0; stage_ < stages_.size(); ++stage_) {
+        const Stage& stage = stages_[stage_];
         OF_ASSIGN(const int count, fit(stage));
         fitted += count;
         for (const std::string& name : stage.products) OF_TRY(fit_pair(name));
@@ -81,6 +83,26 @@ class Repair {
       for (const std::string& name : stage.products) OF_TRY(find_names(name));
     }
     return {};
+  }
+
+  // Which values this and the following stages ask for, of the merged model and of each parent, by stage.
+  void note_asks() {
+    student_asks_.assign(stages_.size() + 1, {});
+    teacher_asks_.assign(parents_.size(), student_asks_);
+    for (std::size_t i = stages_.size(); i-- > 0;) {
+      std::set<std::string>& asks = student_asks_[i] = student_asks_[i + 1];
+      for (auto& teacher : teacher_asks_) teacher[i] = teacher[i + 1];
+      asks.insert(stages_[i].input);
+      for (const std::string& name : stages_[i].products) {
+        for (std::size_t p = 0; p < parents_.size(); ++p) teacher_asks_[p][i].insert(names_.at(name)[p]);
+        const auto join = joins_.find(name);
+        if (join == joins_.end()) continue;
+        asks.insert(join->second.other);
+        const auto before = options_.together ? ending_at_.find(join->second.other) : ending_at_.end();
+        if (before == ending_at_.end()) continue;
+        asks.insert({inputs_.at(before->second), joins_.at(before->second).other});
+      }
+    }
   }
 
   // Where every parent has what the Linear that makes `name` aims at.
@@ -121,27 +143,27 @@ class Repair {
     if (same) joins_[output.name()] = {add->output()->name(), other->name()};
   }
 
-  // What the Linears of a stage should give: the mean of the parents, by output and batch.
-  using Targets = std::map<std::string, std::vector<Matrix>>;
+  // Values of the parents, of which the Linears of a stage should give the mean: by parent, then by batch.
+  using Targets = std::vector<const std::vector<Taps>*>;
   Result<Targets> targets_of(const Stage& stage) {
-    double total = 0;
-    for (const double weight : options_.weights) total += weight;
     Targets targets;
     for (std::size_t p = 0; p < parents_.size(); ++p) {
       std::vector<std::string> values;
       for (const std::string& name : stage.products) values.push_back(names_.at(name)[p]);
-      OF_ASSIGN(const std::vector<Taps>* const batches, teachers_[p].at(values));
-      for (std::size_t batch = 0; batch < batches->size(); ++batch) {
-        for (std::size_t i = 0; i < values.size(); ++i) {
-          OF_ASSIGN(const Matrix rows, rows_of((*batches)[batch].at(values[i]), mask_of(batch)));
-          std::vector<Matrix>& target = targets[stage.products[i]];
-          target.resize(batches->size());
-          if (target[batch].empty()) target[batch] = Matrix(rows.rows, rows.cols);
-          target[batch] = sum(target[batch], rows, options_.weights[p] / total);
-        }
-      }
+      OF_ASSIGN(targets.emplace_back(), teachers_[p].at(values, teacher_asks_[p][stage_]));
     }
     return targets;
+  }
+  Result<Matrix> target_of(const Targets& targets, const std::string& product, std::size_t batch) const {
+    double total = 0;
+    for (const double weight : options_.weights) total += weight;
+    Matrix target;
+    for (std::size_t p = 0; p < parents_.size(); ++p) {
+      OF_ASSIGN(const Matrix rows, rows_of((*targets[p])[batch].at(names_.at(product)[p]), mask_of(batch)));
+      if (target.empty()) target = Matrix(rows.rows, rows.cols);
+      target = sum(target, rows, options_.weights[p] / total);
+    }
+    return target;
   }
   RowMask mask_of(std::size_t batch) const { return row_mask(merged_, data_.batches[batch]); }
 
@@ -150,7 +172,7 @@ class Repair {
     for (const std::string& name : stage.products) {
       if (const auto join = joins_.find(name); join != joins_.end()) values.push_back(join->second.other);
     }
-    OF_ASSIGN(const std::vector<Taps>* const batches, student_.at(values));
+    OF_ASSIGN(const std::vector<Taps>* const batches, student_.at(values, student_asks_[stage_]));
     if (!batches->empty()) OF_TRY(drop_spread_joins(stage, batches->front()));
     OF_ASSIGN(const Targets targets, targets_of(stage));
     std::array<Matrix, 2> gram;  // of the even and the odd batches
@@ -163,7 +185,7 @@ class Repair {
       focus(x, taps.at(stage.input), mask);
       add_gram(gram[batch % 2], x, x);
       for (const std::string& name : stage.products) {
-        Matrix target = targets.at(name)[batch];
+        OF_ASSIGN(Matrix target, target_of(targets, name, batch));
         if (const auto join = joins_.find(name); join != joins_.end()) {
           OF_ASSIGN(const Matrix other, rows_of(taps.at(join->second.other), mask));
           target = sum(target, other, -1);
@@ -205,7 +227,8 @@ class Repair {
     const std::string& second = b.output->name();
     const std::string stream = joins_.at(first).other;
     OF_ASSIGN(const Targets targets, targets_of({inputs_.at(second), {second}}));
-    OF_ASSIGN(const std::vector<Taps>* const batches, student_.at({inputs_.at(first), stream, inputs_.at(second)}));
+    OF_ASSIGN(const std::vector<Taps>* const batches,
+              student_.at({inputs_.at(first), stream, inputs_.at(second)}, student_asks_[stage_]));
     OF_ASSIGN(const std::vector<double> own_bias, bias_vector(a));
     std::array<Matrix, 2> gram, cross;
     for (std::size_t batch = 0; batch < batches->size(); ++batch) {
@@ -216,7 +239,8 @@ class Repair {
       OF_ASSIGN(const Matrix other, rows_of(taps.at(stream), mask));
       if (x1.rows() != x2.rows()) return {};
       Matrix x = with_ones(RowView::beside(x1, x2).matrix());
-      Matrix target = sum(targets.at(second)[batch], other, -1);
+      OF_ASSIGN(Matrix target, target_of(targets, second, batch));
+      target = sum(target, other, -1);
       for (std::size_t i = 0; i < target.data.size(); ++i) target.data[i] -= own_bias[i % own_bias.size()];
       focus(x, taps.at(inputs_.at(second)), mask);
       focus(target, taps.at(inputs_.at(second)), mask);
@@ -339,6 +363,9 @@ class Repair {
   std::map<std::string, std::string> inputs_;              // of a Linear, by its output
   std::map<std::string, std::string> ending_at_;           // the sum that a Linear ends in -> its output
   std::set<std::string> paired_;                           // were second of a pair
+  std::size_t stage_ = 0;
+  std::vector<std::set<std::string>> student_asks_;               // by stage
+  std::vector<std::vector<std::set<std::string>>> teacher_asks_;  // by parent and stage
   ValueWalk student_;
   std::vector<ValueWalk> teachers_;
 };

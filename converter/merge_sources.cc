@@ -80,7 +80,9 @@ Status load_data(const MergeOptions& options, const MergeChoice& choice, MergeSo
   }
   const std::string& calibration = options.calibration.empty() ? options.data : options.calibration;
   if (calibration.empty() || (choice.method->whole == nullptr && !choice.automatic)) return {};
-  auto loaded = make_dataset(*sources.parents.back(), calibration, options.seed, options.calibration_samples);
+  const bool same = options.calibration.empty() && options.calibration_samples == 0;
+  const std::int64_t samples = same ? options.max_samples : options.calibration_samples;
+  auto loaded = make_dataset(*sources.parents.back(), calibration, options.seed, samples);
   if (!loaded) return fail(loaded.error().in("--calibration"));
   if (const Status finite = check_finite_inputs(*loaded); !finite) return fail(finite.error().in(calibration));
   sources.calibration = std::move(*loaded);

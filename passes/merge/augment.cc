@@ -37,13 +37,13 @@ bool has_images(const Dataset& data) {
   });
 }
 
-Result<Dataset> with_moved_images(const Dataset& data) {
+Result<Dataset> with_moved_images(const Dataset& data, int copies) {
   Dataset result{data.batches, {}, data.batch_sizes, data.origin + ", moved by one pixel"};
   bool images = false;
   for (std::size_t i = 0; i < data.batches.size(); ++i) {
-    for (int move = 0; move < 9; ++move) {
+    for (int copy = 1; copy < copies; ++copy) {
+      const int turn = (static_cast<int>(i % 8) * (copies - 1) + copy - 1) % 8, move = turn + (turn >= 4 ? 1 : 0);
       const int down = move / 3 - 1, right = move % 3 - 1;
-      if (down == 0 && right == 0) continue;
       Feeds feeds = data.batches[i];
       for (auto& [name, datum] : feeds) {
         if (!is_image(datum)) continue;
@@ -54,7 +54,7 @@ Result<Dataset> with_moved_images(const Dataset& data) {
       result.batch_sizes.push_back(data.batch_sizes[i]);
     }
   }
-  if (!images) return fail(Code::kInvalidArgument, "augment=move needs an input of images [N, C, H, W]");
+  if (!images && copies > 1) return fail(Code::kInvalidArgument, "augment=move needs an input of images [N, C, H, W]");
   return result;
 }
 

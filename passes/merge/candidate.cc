@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "analysis/compare/ensemble.h"
@@ -18,6 +20,8 @@ using RepairFunction = Result<int> (*)(Model&, const std::vector<const Model*>&,
 
 // What focus=0 tries beside 1.
 constexpr double kFocus = 5;
+// Nine of every image up to 512 of them, then fewer of each: values of all of them are held.
+constexpr std::int64_t kMostImages = 9 * 512;
 
 Dataset half_of(const Dataset& data, std::size_t which) {
   Dataset half{{}, {}, {}, data.origin};
@@ -63,6 +67,16 @@ class Choice {
 
  private:
   void note(std::string text) { result_.notes.push_back(std::move(text)); }
+  // Of every image, where augment asks for more than one.
+  int copies() const {
+    const auto& sizes = input_.calibration->batch_sizes;
+    const std::int64_t images = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+    if (options_.text("augment") == "move" || images == 0) return 9;
+    return static_cast<int>(std::clamp<std::int64_t>(kMostImages / images, 1, 9));
+  }
+  bool may_move() const {
+    return options_.text("augment") != "none" && copies() > 1 && has_images(*input_.calibration);
+  }
   bool holds_out() const { return run_ != nullptr && input_.calibration->batches.size() > 1; }
 
   // Of a repair fitted to some of the data, on other data.
@@ -93,8 +107,8 @@ class Choice {
     if (holds_out()) {
       one = half_of(*input_.calibration, 0);
       other = half_of(*input_.calibration, 1);
-      if (options_.text("augment") != "none" && has_images(*other)) {
-        OF_ASSIGN(other, with_moved_images(*other));
+      if (may_move()) {
+        OF_ASSIGN(other, with_moved_images(*other, copies()));
       }
     }
     for (const Candidate& each : candidates_) {
@@ -113,7 +127,7 @@ class Choice {
     OF_TRY(choose_settings(candidate));
     std::optional<Dataset> moved;
     if (move_images_) {
-      OF_ASSIGN(moved, with_moved_images(*input_.calibration));
+      OF_ASSIGN(moved, with_moved_images(*input_.calibration, copies()));
     }
     OF_ASSIGN(const int fitted, run_(*candidate.merged, in_one_basis(candidate, input_),
                                      moved ? *moved : *input_.calibration, settings_));
@@ -128,7 +142,7 @@ class Choice {
     const std::string augment = options_.text("augment");
     move_images_ = augment == "move";
     const bool ridge = options_.text("repair") == "ridge";
-    const bool ask_images = augment == "auto" && holds_out() && has_images(*input_.calibration);
+    const bool ask_images = augment == "auto" && holds_out() && may_move();
     const bool ask_focus =
         ridge && options_.number("focus") == 0 && holds_out() && read_position(candidate.merged->graph()).has_value();
     const bool ask_together = ridge && settings_.stream && options_.text("together") == "auto" && holds_out();
@@ -137,8 +151,8 @@ class Choice {
     Dataset other = half_of(*input_.calibration, 1);
     std::optional<Dataset> moved;
     if (ask_images || move_images_) {
-      OF_ASSIGN(moved, with_moved_images(one));
-      OF_ASSIGN(other, with_moved_images(other));
+      OF_ASSIGN(moved, with_moved_images(one, copies()));
+      OF_ASSIGN(other, with_moved_images(other, copies()));
     }
     double least = std::numeric_limits<double>::infinity();
     if (ask_images) {

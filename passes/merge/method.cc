@@ -39,7 +39,7 @@ constexpr OptionSpec kFocus{"focus", OptionType::kFloat, "0",
                             "0..1000"};
 constexpr OptionSpec kAugment{"augment", OptionType::kChoice, "auto",
                               "more data to repair with: move makes nine of every image, moved by a pixel; auto: what "
-                              "does better on the half of the data that was held out",
+                              "does better on the half of the data that was held out, with fewer of each beyond 512",
                               "auto|none|move"};
 
 constexpr std::array kAlign = {

@@ -204,5 +204,19 @@ TEST(Augment, MovesImagesByAPixel) {
   EXPECT_FALSE(with_moved_images(Dataset{{Feeds{}}, {}, {1}, ""}).has_value());
 }
 
+TEST(Augment, FewerCopiesTakeTheDirectionsInTurn) {
+  Array image(DType::kFloat32, {1, 1, 3, 3}, Precision::kFloat32);
+  for (int i = 0; i < 9; ++i) image.mutable_data<float>()[i] = static_cast<float>(i);
+  const Dataset data{{{{"x", image}}, {{"x", image}}}, {}, {1, 1}, "two"};
+  const auto middles = [&](int copies) {
+    std::vector<float> found;
+    for (const Feeds& feeds : with_moved_images(data, copies)->batches)
+      found.push_back(feeds.at("x").array.data<float>()[4]);
+    return found;
+  };
+  EXPECT_EQ(middles(1), (std::vector<float>{4, 4}));
+  EXPECT_EQ(middles(5), (std::vector<float>{4, 4, 8, 7, 6, 5, 3, 2, 1, 0}));
+}
+
 }  // namespace
 }  // namespace onnxfold::repair_test

@@ -1,15 +1,51 @@
 // Rolled and unrolled again: what every test of the two passes asks.
 #pragma once
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include <set>
 #include <string>
+#include <vector>
 
 #include "tests/support/canonical_text.h"
 #include "tests/support/equivalence.h"
 #include "tests/support/rewrite_test.h"
 
 namespace onnxfold::test {
+
+// Pieces of ONNX text made a model.
+inline std::string model(const std::string& inputs, const std::string& outputs, const std::string& weights,
+                         const std::string& nodes, int opset = 17) {
+  return fmt::format("<ir_version: 8, opset_import: [\"\": {}]> g ({}) => ({}) <{}> {{ {} }}", opset, inputs, outputs,
+                     weights, nodes);
+}
+
+// A residual stack; layer l reads the weights `up<u>`, `down<u>` with u = which[l].
+inline std::string stack(const std::vector<int>& which, const std::string& activation = "Relu", int opset = 17) {
+  std::string weights, nodes;
+  std::set<int> made;
+  for (const int u : which) {
+    if (made.insert(u).second)
+      weights += fmt::format("{}float[4,6] up{} = {{}}, float[6,4] down{} = {{}}", weights.empty() ? "" : ", ", u, u);
+  }
+  std::string stream = "x";
+  for (std::size_t l = 0; l < which.size(); ++l) {
+    nodes += fmt::format("h{} = MatMul({}, up{}) a{} = {}(h{}) d{} = MatMul(a{}, down{}) s{} = Add({}, d{}) ", l,
+                         stream, which[l], l, activation, l, l, l, which[l], l, stream, l);
+    stream = fmt::format("s{}", l);
+  }
+  return model("float[N,4] x", "float[N,4] y", weights, nodes + "y = Tanh(" + stream + ")", opset);
+}
+
+// What pass roll-layers says of `text`, joined.
+inline std::string said_of(const std::string& text) {
+  std::vector<Remark> remarks;
+  EXPECT_TRUE(run_pass("roll-layers", *model_from_text(text), {}, &remarks));
+  std::string said;
+  for (const Remark& remark : remarks) said += remark.reason + "; ";
+  return said;
+}
 
 inline const Node* loop_of(const Graph& graph) {
   for (const Node* node : graph.nodes()) {

@@ -7,12 +7,6 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string model(const std::string& inputs, const std::string& outputs, const std::string& weights,
-                  const std::string& nodes, int opset = 17) {
-  return fmt::format("<ir_version: 8, opset_import: [\"\": {}]> g ({}) => ({}) <{}> {{ {} }}", opset, inputs, outputs,
-                     weights, nodes);
-}
-
 std::unique_ptr<Model> unrolled(const std::string& text, const OptionMap& options = {}) {
   const auto original = model_from_text(text);
   auto result = original->clone();

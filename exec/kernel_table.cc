@@ -45,6 +45,7 @@ constexpr KernelRows (*kFiles[])() = {
     order_kernels,
     pool_kernels,
     quantize_kernels,
+    quantized_ort_kernels,
     recurrent_kernels,
     reduce_kernels,
     resize_kernels,

@@ -38,6 +38,7 @@ KernelRows matmul_nbits_kernels();
 KernelRows order_kernels();
 KernelRows pool_kernels();
 KernelRows quantize_kernels();
+KernelRows quantized_ort_kernels();
 KernelRows recurrent_kernels();
 KernelRows reduce_kernels();
 KernelRows resize_kernels();

@@ -191,6 +191,81 @@ void quantized(Context& ctx) {
   if (const Shape* shape = shape_of(ctx, 0)) set_shape(ctx, 0, *shape);
 }
 
+void broadcast(Context& ctx, std::size_t a, std::size_t b) {
+  set_element(ctx, a, 0);
+  const Shape *left = shape_of(ctx, a), *right = shape_of(ctx, b);
+  if (left == nullptr || right == nullptr || ctx.getNumOutputs() == 0) return;
+  Shape shape;
+  onnx::bidirectionalBroadcastShapeInference(*left, *right, shape);
+  set_shape(ctx, 0, shape);
+}
+
+// Parts from input 2 on, each with scale and zero point behind.
+void quantized_join(Context& ctx) {
+  set_element(ctx, 2, 0);
+  const Shape* first = shape_of(ctx, 2);
+  if (first == nullptr) return;
+  Shape shape = *first;
+  std::int64_t axis = integer(ctx, "axis", 0);
+  if (axis < 0) axis += shape.dim_size();
+  if (axis < 0 || axis >= shape.dim_size()) return;
+  std::int64_t total = 0;
+  bool known = true;
+  for (std::size_t i = 2; i < ctx.getNumInputs(); i += 3) {
+    const Shape* part = shape_of(ctx, i);
+    known = known && part != nullptr && axis < part->dim_size() && part->dim(static_cast<int>(axis)).has_dim_value();
+    if (known) total += part->dim(static_cast<int>(axis)).dim_value();
+  }
+  *shape.mutable_dim(static_cast<int>(axis)) = known ? dim_of(total) : ShapeDim();
+  set_shape(ctx, 0, shape);
+}
+
+void quantized_pool(Context& ctx) {
+  set_element(ctx, 0, 0);
+  if (integer(ctx, "channels_last", 0) == 0) onnx::convPoolShapeInference(ctx, false, true, 0, 1);
+}
+
+void quantized_average(Context& ctx) {
+  set_element(ctx, 0, 0);
+  const Shape* in = shape_of(ctx, 0);
+  if (in == nullptr || in->dim_size() < 3) return;
+  Shape shape = *in;
+  const bool last = integer(ctx, "channels_last", 0) != 0;
+  for (int i = last ? 1 : 2; i < shape.dim_size() - (last ? 1 : 0); ++i) *shape.mutable_dim(i) = dim_of(1);
+  set_shape(ctx, 0, shape);
+}
+
+// Codes where an output scale is given, else floats.
+void quantized_gemm(Context& ctx) {
+  set_element(ctx, typed(ctx, 7) ? 0 : 1, 0);
+  const Shape *a = shape_of(ctx, 0), *b = shape_of(ctx, 3);
+  if (a == nullptr || b == nullptr || a->dim_size() != 2 || b->dim_size() != 2) return;
+  Shape shape;
+  *shape.add_dim() = a->dim(integer(ctx, "transA", 0) != 0 ? 1 : 0);
+  *shape.add_dim() = b->dim(integer(ctx, "transB", 0) != 0 ? 0 : 1);
+  set_shape(ctx, 0, shape);
+}
+
+// X [length, batch, inputs] -> Y [length, directions, batch, hidden], Y_h and Y_c [directions, batch, hidden].
+void quantized_lstm(Context& ctx) {
+  for (std::size_t i = 0; i < 3; ++i) set_element(ctx, 0, i);
+  const Shape* in = shape_of(ctx, 0);
+  const std::int64_t hidden = integer(ctx, "hidden_size", 0);
+  if (in == nullptr || in->dim_size() != 3 || hidden <= 0) return;
+  const onnx::AttributeProto* direction = ctx.getAttribute("direction");
+  const std::int64_t directions = direction != nullptr && direction->s() == "bidirectional" ? 2 : 1;
+  Shape state;
+  *state.add_dim() = dim_of(directions);
+  *state.add_dim() = in->dim(1);
+  *state.add_dim() = dim_of(hidden);
+  Shape all;
+  *all.add_dim() = in->dim(0);
+  for (int i = 0; i < 3; ++i) *all.add_dim() = state.dim(i);
+  set_shape(ctx, 0, all);
+  set_shape(ctx, 1, state);
+  set_shape(ctx, 2, state);
+}
+
 std::map<std::string, onnx::InferenceFunction> rules() {
   std::map<std::string, onnx::InferenceFunction> made = {
       {"SkipLayerNormalization", skip_norm},
@@ -209,6 +284,15 @@ std::map<std::string, onnx::InferenceFunction> rules() {
       {"FusedConv", as_standard("Conv", 11)},
       {"DynamicQuantizeMatMul", [](Context& ctx) { integer_product(ctx, 0); }},
       {"MatMulIntegerToFloat", [](Context& ctx) { integer_product(ctx, 2); }},
+      {"DynamicQuantizeLSTM", quantized_lstm},
+      {"QGemm", quantized_gemm},
+      {"QLinearAdd", [](Context& ctx) { broadcast(ctx, 0, 3); }},
+      {"QLinearMul", [](Context& ctx) { broadcast(ctx, 0, 3); }},
+      {"QLinearAveragePool", quantized_pool},
+      {"QLinearConcat", quantized_join},
+      {"QLinearGlobalAveragePool", quantized_average},
+      {"QLinearLeakyRelu", like_first},
+      {"QLinearSigmoid", like_first},
       {"DequantizeLinear", dequantized},
       {"QuantizeLinear", quantized},
   };

@@ -112,6 +112,7 @@ Result<Proof> score_merge(const MergeOptions& options, const MergeSources& sourc
   if (options.progress) options.progress("scoring", -1);
   const std::vector<Control> controls = controls_of(options, sources, weights, merged);
   std::vector<const Model*> models;
+  models.reserve(controls.size() + 1);
   for (const Control& control : controls) models.push_back(control.model.get());
   models.push_back(merged.model.get());
   const auto scored = score_against_ensemble(sources.views(), models, *sources.data);

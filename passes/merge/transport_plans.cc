@@ -142,6 +142,7 @@ Result<std::vector<SitePlan>> solve_apart(const std::vector<const TransportSite*
   }
   OF_ASSIGN(const Matrix heads, head_plan(*sites.front(), costs, true, options));
   std::vector<SitePlan> plans;
+  plans.reserve(blocks.size());
   for (const HeadBlocks& each : blocks) plans.push_back(each.plan(heads));
   return plans;
 }
@@ -178,6 +179,7 @@ Result<std::vector<SitePlan>> solve_sites(const std::vector<const TransportSite*
 Status solve_team(const std::vector<std::size_t>& team, const std::vector<Similarity>& similarities,
                   const TransportSites& sites, const TransportOptions& options, SitePlans& plans) {
   std::vector<const TransportSite*> members;
+  members.reserve(team.size());
   for (const std::size_t i : team) members.push_back(&sites.sites[i]);
   auto solved = solve_sites(members, similarities, options);
   if (!solved) return fail(solved.error().in(members.front()->name));

@@ -1,4 +1,5 @@
 // Pass merge-parallel-attention on operators that hold the weights of their projections.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "tests/passes/reparam/expect_operators.h"
@@ -20,8 +21,10 @@ std::string packed_net(const std::string& nodes, const std::string& inputs = "do
   std::string constants =
       "double[8] g1 = {}, double[8] b1 = {}, double[8] g2 = {}, double[8] b2 = {}, double[8] ls = {}" + more;
   for (const std::string p : {"a", "c"}) {
-    constants += ", double[8, " + columns + "] " + p + "w = {}, double[" + columns + "] " + p + "b = {}, double[" +
-                 values + ", 8] " + p + "wo = {}, double[8] " + p + "bo = {}";
+    constants += fmt::format(
+        ", double[8, {1}] {0}w = {{}}, double[{1}] {0}b = {{}}, double[{2}, 8] {0}wo = {{}}, double[8] "
+        "{0}bo = {{}}",
+        p, columns, values);
   }
   return "<ir_version: 9, opset_import: [\"\": 17, \"com.microsoft\": 1]> g (" + inputs + ") => (double[B, S, 8] y) <" +
          constants + "> { " + nodes + " }";

@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 import onnxruntime
 
-METHODS = ["min-max", "percentile", "entropy", "mse"]
+METHODS = ["min-max", "percentile", "entropy", "mse", "cubed"]
 
 
 def first_output(path, data):

@@ -74,27 +74,30 @@ ActivationRange percentile_range(const Histogram& h, double percentile) {
 }
 
 // Of values spread evenly inside their bin: step^2 / 12 where nothing is clipped, else the distance to the end.
-double squared_error(const Histogram& h, const ActivationRange& range) {
+// Sum of the errors to the power of 2 or 3.
+double total_error(const Histogram& h, const ActivationRange& range, int power) {
   const double step = (range.high - range.low) / 255;
+  const double rounding = power == 2 ? step * step / 12 : step * step * step / 32;  // the mean over one step
   double error = 0;
   for (std::size_t bin = 0; bin < h.counts.size(); ++bin) {
     if (h.counts[bin] == 0) continue;
     const double x = h.centre(bin), beyond = std::max({0.0, range.low - x, x - range.high});
-    error += static_cast<double>(h.counts[bin]) * (beyond > 0 ? beyond * beyond : step * step / 12);
+    const double clipping = power == 2 ? beyond * beyond : beyond * beyond * beyond;
+    error += static_cast<double>(h.counts[bin]) * (beyond > 0 ? clipping : rounding);
   }
   return error;
 }
 
-ActivationRange mse_range(const Histogram& h) {
+ActivationRange least_error_range(const Histogram& h, int power) {
   constexpr int kSteps = 24;
   ActivationRange best{h.low, h.high};
-  double least = squared_error(h, best);
+  double least = total_error(h, best, power);
   for (int i = 0; i < kSteps; ++i) {
     for (int j = 0; j < kSteps; ++j) {
       const ActivationRange tried{h.low * (1 - static_cast<double>(i) / kSteps),
                                   h.high * (1 - static_cast<double>(j) / kSteps)};
       if (tried.high <= tried.low) continue;
-      const double error = squared_error(h, tried);
+      const double error = total_error(h, tried, power);
       if (error < least) {
         least = error;
         best = tried;
@@ -195,7 +198,9 @@ ActivationRange choose_range(const Histogram& histogram, RangeMethod method, dou
     case RangeMethod::kEntropy:
       return entropy_range(histogram);
     case RangeMethod::kMse:
-      return mse_range(histogram);
+      return least_error_range(histogram, 2);
+    case RangeMethod::kCubed:
+      return least_error_range(histogram, 3);
     case RangeMethod::kMinMax:
       break;
   }

@@ -16,6 +16,7 @@ enum class RangeMethod {
   kPercentile,  // the share of values that the percentile names
   kEntropy,     // least Kullback-Leibler divergence of the magnitudes (TensorRT's calibration)
   kMse,         // least squared error of rounding and clipping
+  kCubed,       // least cubed error: clipping counts for more
 };
 
 // Counts over equal bins of [low, high].

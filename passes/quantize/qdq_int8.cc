@@ -246,6 +246,7 @@ std::unique_ptr<Pass> make_qdq_int8(const PassOptions& options) {
   made.method = method == "percentile" ? RangeMethod::kPercentile
                 : method == "entropy"  ? RangeMethod::kEntropy
                 : method == "mse"      ? RangeMethod::kMse
+                : method == "cubed"    ? RangeMethod::kCubed
                                        : RangeMethod::kMinMax;
   made.percentile = options.number("percentile");
   made.between = options.text("between") == "integer";

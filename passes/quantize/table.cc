@@ -157,8 +157,8 @@ constexpr OptionSpec kDynamicInt8Options[] = {
 constexpr OptionSpec kQdqInt8Options[] = {
     {"ranges", kChoice, "mse",
      "Which range of the values seen on data 8 bits cover: min-max all; percentile; entropy (least divergence); mse "
-     "(least squared error)",
-     "min-max|percentile|entropy|mse"},
+     "(least squared error); cubed (least cubed error: clips less)",
+     "min-max|percentile|entropy|mse|cubed"},
     {"percentile", kFloat, "99.99", "Percent of the values inside the range, for ranges=percentile", "50..100"},
     {"between", kChoice, "integer",
      "Sums, pools and activations between convolutions: integer also on 8 bits where runtimes have kernels; float "

@@ -51,7 +51,7 @@ g (float[N, 16] x) => (float[N, 8] y, float[N, 8] z) <float[16, 8] a = {}, float
 
 TEST(QdqInt8, ProductsShareTheRoundedInput) {
   const Dataset data = images({6, 16});
-  for (const char* ranges : {"min-max", "percentile", "entropy", "mse"}) {
+  for (const char* ranges : {"min-max", "percentile", "entropy", "mse", "cubed"}) {
     test::OptionMap options = kAll;
     options["ranges"] = ranges;
     const auto run = run_calibrated("qdq-int8", kProducts, &data, options);
@@ -106,7 +106,10 @@ TEST(ActivationRange, ClippingAnOutlierPays) {
   EXPECT_LT(choose_range(h, RangeMethod::kPercentile, 99.9).high, 2);
   EXPECT_LT(choose_range(h, RangeMethod::kMse, 0).high, 99);
   EXPECT_LT(choose_range(h, RangeMethod::kEntropy, 0).high, 60);
-  for (const auto method : {RangeMethod::kMinMax, RangeMethod::kPercentile, RangeMethod::kMse, RangeMethod::kEntropy}) {
+  // Clipping counts for more.
+  EXPECT_LT(choose_range(h, RangeMethod::kMse, 0).high, choose_range(h, RangeMethod::kCubed, 0).high);
+  for (const auto method : {RangeMethod::kMinMax, RangeMethod::kPercentile, RangeMethod::kMse, RangeMethod::kEntropy,
+                            RangeMethod::kCubed}) {
     const ActivationRange range = choose_range(h, method, 99.9);
     EXPECT_LE(range.low, 0);
     EXPECT_GE(range.high, 0);

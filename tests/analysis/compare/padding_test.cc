@@ -13,7 +13,7 @@ namespace onnxfold::padding_test {
 namespace {
 
 using Numbers = std::vector<std::int64_t>;
-constexpr std::int64_t kSamples = 2, kLength = 3, kWords = 3;
+constexpr std::int64_t kSamples = 2, kLength = 3;
 
 // Scores of three words by position: a table, times `factor`, row by token. Token 2 is what padding holds.
 std::unique_ptr<Model> scores(const std::string& last_row, const std::string& mask = "int64[N, L] attention_mask") {

@@ -276,12 +276,12 @@ Result<Array> to_array(const Tensor& tensor, Precision precision) {
     std::copy(tensor.string_data().begin(), tensor.string_data().end(), array.mutable_data<std::string>());
     return array;
   }
-  OF_ASSIGN(Bytes bytes, tensor.bytes());
   const Storage storage = storage_for(tensor.dtype(), precision);
-  const std::size_t width = std::min<std::size_t>(storage_bytes(storage), alignof(double));
-  const bool aligned = reinterpret_cast<std::uintptr_t>(bytes.data()) % width == 0;
+  const bool same = same_representation(tensor.dtype(), storage);
+  OF_ASSIGN(Bytes bytes, tensor.aligned_bytes(same ? std::min<std::size_t>(storage_bytes(storage), alignof(double))
+                                                   : std::size_t{1}));
   const bool clean = tensor.dtype() != DType::kBool || all_bools(bytes.span());
-  if (!same_representation(tensor.dtype(), storage) || !aligned || !clean) return converted(tensor, bytes, precision);
+  if (!same || !clean) return converted(tensor, bytes, precision);
   auto owner = std::make_shared<const Bytes>(bytes);
   return Array::view(tensor.dtype(), tensor.dims(), storage, owner, owner->data());
 }

@@ -54,6 +54,8 @@ struct Tensor::Impl {
   std::vector<std::string> strings;
   mutable std::once_flag hashed;
   mutable Result<std::string> hash = std::string();
+  mutable std::mutex realigning;
+  mutable std::weak_ptr<const Buffer> realigned;
 };
 
 std::int64_t element_count(const Dims& dims) {
@@ -131,6 +133,18 @@ Result<Bytes> Tensor::bytes() const {
                 fmt::format("a tensor source gave {} bytes where {} were due", loaded.size(), impl_->nbytes));
   }
   return loaded;
+}
+
+Result<Bytes> Tensor::aligned_bytes(std::size_t alignment) const {
+  OF_ASSIGN(Bytes loaded, bytes());
+  if (reinterpret_cast<std::uintptr_t>(loaded.data()) % alignment == 0) return loaded;
+  const std::lock_guard lock(impl_->realigning);
+  std::shared_ptr<const Buffer> copy = impl_->realigned.lock();
+  if (copy == nullptr) {
+    copy = std::make_shared<const Buffer>(loaded.span().begin(), loaded.span().end());
+    impl_->realigned = copy;
+  }
+  return Bytes(*copy, copy);
 }
 
 const std::vector<std::string>& Tensor::string_data() const {

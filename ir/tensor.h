@@ -94,6 +94,10 @@ class Tensor {
 
   // Errors: whatever the source reports (io, corrupt), or internal when a deferred function returns a wrong size.
   Result<Bytes> bytes() const;
+  // The same where `alignment` divides the address; from a source that lies askew (weights inside of a model file), a
+  // copy that all who hold one share. Not of a file's mapping, then: release_pages() is not for them. REQUIRES:
+  // alignment at most 8.
+  Result<Bytes> aligned_bytes(std::size_t alignment) const;
   const std::vector<std::string>& string_data() const;  // REQUIRES dtype kString
   const FileRegion* file() const;                       // null unless backed by a file
   bool is_deferred() const;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstring>
 #include <fstream>
 
 #include "ir/mapped_file.h"
@@ -98,6 +99,21 @@ TEST(MappedFile, RegionsAreCheckedAgainstTheFile) {
            {-1, 2}, {0, 11}, {11, 0}, {8, 3}, {kHuge, 1}, {1, kHuge}, {0, -1}}) {
     EXPECT_EQ(map_region(file, offset, length).error().code, Code::kCorrupt) << offset << " " << length;
   }
+}
+
+TEST(MappedFile, WhatLiesAskewIsCopiedOnceForAllWhoHoldIt) {
+  const std::string path = test::temp_dir() + "/data";
+  std::ofstream(path, std::ios::binary) << "0123456789abcdef";
+  const auto file = *MappedFile::open(path);
+  const Tensor even = Tensor::from_source(DType::kFloat32, {2}, *map_region(file, 4, 8));
+  EXPECT_EQ(even.aligned_bytes(4)->data(), even.bytes()->data());
+  const Tensor askew = Tensor::from_source(DType::kFloat32, {2}, *map_region(file, 3, 8));
+  EXPECT_EQ(askew.aligned_bytes(1)->data(), askew.bytes()->data());
+  const Bytes first = *askew.aligned_bytes(4), second = *Tensor(askew).aligned_bytes(4);
+  EXPECT_TRUE(first.aligned<float>());
+  EXPECT_EQ(first.data(), second.data());
+  EXPECT_EQ(std::memcmp(first.data(), askew.bytes()->data(), 8), 0);
+  EXPECT_EQ(Tensor().aligned_bytes(8)->size(), 0U);
 }
 
 TEST(MappedFile, MissingFilesAndFoldersAreIoErrors) {

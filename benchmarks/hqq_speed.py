@@ -35,15 +35,23 @@ def main():
         return quantize_with_onnxruntime(arguments.model, arguments.peer)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = f"{folder}/onnxfold.onnx", f"{folder}/onnxruntime.onnx"
-        fold = [str(ONNXFOLD), "compress", arguments.model, "-o", ours, "-f", "-q", "--no-check", "--controls", "no"]
-        results = measure.alternate(
-            {
-                "onnxfold": fold + ["--pass", "hqq:bits=4,block=32,gather=false"],
-                "ONNX Runtime": [sys.executable, __file__, arguments.model, "--peer", theirs],
-                "cp": ["cp", arguments.model, f"{folder}/copy.onnx"],
-            },
-            arguments.runs,
-        )
+        fold = [str(ONNXFOLD), "compress", arguments.model, "-o", ours, "-q", "--no-check", "--controls", "no"]
+        copy = f"{folder}/copy.onnx"
+        commands = {
+            "onnxfold": fold + ["--pass", "hqq:bits=4,block=32,gather=false"],
+            "ONNX Runtime": [sys.executable, __file__, arguments.model, "--peer", theirs],
+            "cp": ["cp", arguments.model, copy],
+        }
+
+        def into_empty_folder(command):
+            def start():
+                for target in (ours, theirs, copy):
+                    pathlib.Path(target).unlink(missing_ok=True)
+                return command
+
+            return start
+
+        results = measure.alternate({name: into_empty_folder(each) for name, each in commands.items()}, arguments.runs)
     measure.print_table("HQQ, 4 bits, blocks of 32", results, "onnxfold")
 
 

@@ -42,16 +42,7 @@ def main():
             "ONNX Runtime": [sys.executable, __file__, arguments.model, "--peer", theirs],
             "cp": ["cp", arguments.model, copy],
         }
-
-        def into_empty_folder(command):
-            def start():
-                for target in (ours, theirs, copy):
-                    pathlib.Path(target).unlink(missing_ok=True)
-                return command
-
-            return start
-
-        results = measure.alternate({name: into_empty_folder(each) for name, each in commands.items()}, arguments.runs)
+        results = measure.alternate(commands, arguments.runs, targets=(ours, theirs, copy))
     measure.print_table("HQQ, 4 bits, blocks of 32", results, "onnxfold")
 
 

@@ -1,6 +1,7 @@
 """Times whole processes in alternation, with the operating system's own accounting of each."""
 
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -21,15 +22,18 @@ def run_once(command):
     return seconds, usage.ru_maxrss / 1024, code
 
 
-def alternate(commands, runs, warmup=1):
+def alternate(commands, runs, warmup=1, targets=()):
     """commands: {name: argv or callable that returns argv}. Runs them in turn; returns {name: (seconds, peak MB)}
-    medians. A command that fails is dropped after its first failure and reported as None."""
+    medians. A command that fails is dropped after its first failure and reported as None. `targets`: files that are
+    removed before every run, so that none pays for those of another."""
     samples = {name: [] for name in commands}
     failed = set()
     for i in range(warmup + runs):
         for name, command in commands.items():
             if name in failed:
                 continue
+            for target in targets:
+                pathlib.Path(target).unlink(missing_ok=True)
             seconds, peak, code = run_once(command() if callable(command) else command)
             if code != 0:
                 failed.add(name)

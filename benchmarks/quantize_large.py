@@ -55,7 +55,7 @@ def main():
             "onnxfold int4 (clean, rtn-search)": [*fold, f"{folder}/fold.onnx", "--recipe", "int4"],
             "ONNX Runtime quantizer": [sys.executable, "-c", ORT, model, f"{folder}/ort.onnx"],
             "cp": ["cp", model if arguments.inline else f"{model}.data", f"{folder}/copy"],
-        }, arguments.runs)
+        }, arguments.runs, targets=[f"{folder}/{name}" for name in ("fold.onnx", "ort.onnx", "ort.onnx.data", "copy")])
         print_table("4 bits, blocks of 32, symmetric", results, "onnxfold rtn")
 
 

@@ -209,9 +209,9 @@ TEST(Augment, FewerCopiesTakeTheDirectionsInTurn) {
   for (int i = 0; i < 9; ++i) image.mutable_data<float>()[i] = static_cast<float>(i);
   const Dataset data{{{{"x", image}}, {{"x", image}}}, {}, {1, 1}, "two"};
   const auto middles = [&](int copies) {
+    const Dataset moved = *with_moved_images(data, copies);
     std::vector<float> found;
-    for (const Feeds& feeds : with_moved_images(data, copies)->batches)
-      found.push_back(feeds.at("x").array.data<float>()[4]);
+    for (const Feeds& feeds : moved.batches) found.push_back(feeds.at("x").array.data<float>()[4]);
     return found;
   };
   EXPECT_EQ(middles(1), (std::vector<float>{4, 4}));

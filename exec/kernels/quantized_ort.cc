@@ -225,16 +225,21 @@ Result<Doubles> bias_of(const KernelContext& ctx, std::size_t at) {
   return ctx.has(at) ? to_doubles(ctx.in(at)) : Result<Doubles>(Doubles());
 }
 
+// `a`, decoded from input 0, times the weight of input 1.
+Status product_of(KernelContext& ctx, const Doubles& a, std::size_t scale, std::size_t zero, std::size_t bias_at) {
+  OF_ASSIGN(const Doubles weight, weight_of(ctx, 1, scale, zero, false));
+  OF_ASSIGN(const Doubles bias, bias_of(ctx, bias_at));
+  const std::int64_t n = ctx.in(1).dim(1);
+  OF_ASSIGN(const Doubles values, times(ctx, a, ctx.in(0).dims(), weight, n, bias));
+  return to_floats(ctx, values, ctx.in(0).dims(), n);
+}
+
 // A in floats, B, b_scale, b_zero_point, bias.
 Status dynamic_product(KernelContext& ctx) {
   OF_TRY(ctx.need(3));
   OF_ASSIGN(Doubles a, to_doubles(ctx.in(0)));
   round_dynamically(a.data(), static_cast<std::int64_t>(a.size()), a.data());
-  OF_ASSIGN(const Doubles weight, weight_of(ctx, 1, 2, 3, false));
-  OF_ASSIGN(const Doubles bias, bias_of(ctx, 4));
-  const std::int64_t n = ctx.in(1).dim(1);
-  OF_ASSIGN(const Doubles values, times(ctx, a, ctx.in(0).dims(), weight, n, bias));
-  return to_floats(ctx, values, ctx.in(0).dims(), n);
+  return product_of(ctx, a, 2, 3, 4);
 }
 
 // A, B, a_scale, b_scale, a_zero_point, b_zero_point, bias.
@@ -243,11 +248,7 @@ Status product_to_float(KernelContext& ctx) {
   OF_ASSIGN(const Codes codes, codes_of(ctx, 2, 4));
   OF_ASSIGN(Doubles a, to_doubles(ctx.in(0)));
   for (double& value : a) value = (value - codes.zero) * codes.scale;
-  OF_ASSIGN(const Doubles weight, weight_of(ctx, 1, 3, 5, false));
-  OF_ASSIGN(const Doubles bias, bias_of(ctx, 6));
-  const std::int64_t n = ctx.in(1).dim(1);
-  OF_ASSIGN(const Doubles values, times(ctx, a, ctx.in(0).dims(), weight, n, bias));
-  return to_floats(ctx, values, ctx.in(0).dims(), n);
+  return product_of(ctx, a, 3, 5, 6);
 }
 
 // A, a_scale, a_zero_point, B, b_scale, b_zero_point, C (int32 in steps of both scales), y_scale, y_zero_point.

@@ -17,11 +17,6 @@ constexpr std::int64_t kLarge = 64 << 10;  // bytes from which a tensor is worth
 // And from which one is that is yet to be made: those of one weight are made together when they are written in turn.
 constexpr std::int64_t kLargeDeferred = 1 << 10;
 
-// Tags of length-delimited fields (protobuf encoding: number << 3 | 2).
-constexpr char kModelGraph = 7 << 3 | 2;
-constexpr char kGraphInitializer = 5 << 3 | 2;
-constexpr char kTensorRawData = 9 << 3 | 2;
-
 std::string serialized(const google::protobuf::Message& message) {
   std::string bytes;
   google::protobuf::io::StringOutputStream stream(&bytes);
@@ -32,13 +27,6 @@ std::string serialized(const google::protobuf::Message& message) {
   return bytes;
 }
 
-std::string header(char tag, std::int64_t length) {
-  std::string bytes(1, tag);
-  auto left = static_cast<std::uint64_t>(length);
-  for (; left >= 0x80; left >>= 7) bytes += static_cast<char>(left | 0x80);
-  return bytes + static_cast<char>(left);
-}
-
 struct Initializer {
   std::string head;  // up to the raw data
   Tensor data;       // undefined when the head holds everything
@@ -46,12 +34,24 @@ struct Initializer {
 
 Initializer lay_out(const onnx::TensorProto& proto, const Tensor& data) {
   std::string content = serialized(proto);
-  if (data.defined()) content += header(kTensorRawData, data.nbytes());
+  if (data.defined()) content += field_header(onnx::TensorProto::kRawDataFieldNumber, data.nbytes());
   const auto length = static_cast<std::int64_t>(content.size()) + data.nbytes();
-  return {header(kGraphInitializer, length) + content, data};
+  return {field_header(onnx::GraphProto::kInitializerFieldNumber, length) + content, data};
 }
 
 }  // namespace
+
+std::string field_header(std::uint32_t field, std::int64_t length) {
+  std::string bytes;
+  const auto put = [&](std::uint64_t left) {
+    for (; left >= 0x80; left >>= 7) bytes += static_cast<char>(left | 0x80);
+    bytes += static_cast<char>(left);
+  };
+  constexpr std::uint64_t kLengthDelimited = 2;
+  put(std::uint64_t{field} << 3 | kLengthDelimited);
+  put(static_cast<std::uint64_t>(length));
+  return bytes;
+}
 
 Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* described, bool sizes_only) {
   std::map<const onnx::TensorProto*, Tensor> held;
@@ -86,7 +86,7 @@ Result<InlineFile> lay_out_inline(const Model& model, const ValueNames* describe
   length += static_cast<std::int64_t>(body.size());
 
   InlineFile file;
-  std::string piece = serialized(proto) + header(kModelGraph, length) + body;
+  std::string piece = serialized(proto) + field_header(onnx::ModelProto::kGraphFieldNumber, length) + body;
   for (Initializer& each : initializers) {
     piece += each.head;
     if (!each.data.defined()) continue;

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "formats/onnx/proto.h"
+
 namespace onnxfold::onnx_proto {
 namespace {
 
@@ -37,17 +39,6 @@ const Step* step_from(Message message, std::uint32_t field) {
     if (step.from == message && step.field == field) return &step;
   }
   return nullptr;
-}
-
-void put_varint(std::string& out, std::uint64_t value) {
-  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
-  out += static_cast<char>(value);
-}
-
-void put_message(std::string& out, std::uint32_t field, const std::string& content) {
-  put_varint(out, field << 3 | kLengthDelimited);
-  put_varint(out, content.size());
-  out += content;
 }
 
 class Walk {
@@ -149,7 +140,7 @@ bool Walk::descend(const Step& step, const Field& found, int depth, std::string&
     return true;
   }
   const auto inner = rewrite(step.to, found.content, found.end, depth + 1);
-  if (inner) put_message(out, found.number, *inner);
+  if (inner) out += field_header(found.number, static_cast<std::int64_t>(inner->size())) + *inner;
   return inner.has_value();
 }
 

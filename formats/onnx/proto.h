@@ -3,6 +3,7 @@
 
 #include <onnx/onnx_pb.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -42,6 +43,9 @@ using HoistConstant = std::function<bool(const Tensor&)>;
 // `described`: of inner values only these get a type in value_info (null: all that have one).
 Status export_model(const Model& model, const TensorExporter& data, const HoistConstant& hoist, onnx::ModelProto& proto,
                     const ValueNames* described = nullptr);
+
+// Tag and length in front of a length-delimited field (protobuf encoding), for messages that are written by hand.
+std::string field_header(std::uint32_t field, std::int64_t length);
 
 // The lowest IR version that can carry the content, not below the declared one.
 std::int64_t needed_ir_version(const Model& model, bool hoisting);

@@ -73,8 +73,8 @@ ActivationRange percentile_range(const Histogram& h, double percentile) {
   return range;
 }
 
-// Of values spread evenly inside their bin: step^2 / 12 where nothing is clipped, else the distance to the end.
-// Sum of the errors to the power of 2 or 3.
+// Sum of the errors to the power of 2 or 3, of values spread evenly inside their bin: the mean over one step where
+// nothing is clipped, else the distance to the end.
 double total_error(const Histogram& h, const ActivationRange& range, int power) {
   const double step = (range.high - range.low) / 255;
   const double rounding = power == 2 ? step * step / 12 : step * step * step / 32;  // the mean over one step

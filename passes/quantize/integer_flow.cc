@@ -14,12 +14,8 @@ namespace {
 constexpr double kMostConstantError = 0.01;
 
 bool holds_zero(const Node& clip) {
-  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
-    if (clip.input(i) == nullptr) continue;
-    const auto bound = scalar_constant(clip.input(i));
-    if (!bound || (i == 1 ? *bound > 0 : *bound <= 0)) return false;
-  }
-  return clip.attribute("min") == nullptr && clip.attribute("max") == nullptr;
+  const auto bounds = clip_bounds(clip);
+  return bounds && !(bounds->low > 0) && !(bounds->high <= 0);
 }
 
 bool is_pool(const Node& node) { return node.is("MaxPool") || node.is("AveragePool") || node.is("GlobalAveragePool"); }

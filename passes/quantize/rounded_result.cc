@@ -19,20 +19,6 @@ struct Affine {
   double scale = 1, shift = 0;
 };
 
-// Its bounds, whatever they are.
-std::optional<ClipRange> bounds_of(const Node& node) {
-  if (node.is("Relu")) return ClipRange{0, kInfinity};
-  if (!node.is("Clip") || node.attribute("min") != nullptr || node.attribute("max") != nullptr) return {};
-  ClipRange range{-kInfinity, kInfinity};
-  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
-    if (node.input(i) == nullptr) continue;
-    const auto bound = scalar_constant(node.input(i));
-    if (!bound) return {};
-    (i == 1 ? range.low : range.high) = *bound;
-  }
-  return range;
-}
-
 // x op number, or number op x where that is the same.
 std::optional<Affine> affine_of(const Node& node, const Value& x) {
   const bool sum = node.is("Add") || node.is("Sub"), product = node.is("Mul") || node.is("Div");
@@ -52,7 +38,7 @@ std::optional<Affine> affine_of(const Node& node, const Value& x) {
 
 // `node` behind what is taken in already. False: it stays.
 bool take_in(RoundedResult& result, Node& node) {
-  if (const auto bounds = bounds_of(node); bounds && node.input(0) == result.end) {
+  if (const auto bounds = clip_bounds(node); bounds && node.input(0) == result.end) {
     ClipRange clip{(bounds->low - result.shift) / result.scale, (bounds->high - result.shift) / result.scale};
     if (result.clip) clip = {std::max(clip.low, result.clip->low), std::min(clip.high, result.clip->high)};
     if (clip.low > 0 || clip.high <= 0) return false;
@@ -82,6 +68,19 @@ bool inside(const RoundedResult& result, double step, double zero) {
 }
 
 }  // namespace
+
+std::optional<ClipRange> clip_bounds(const Node& node) {
+  if (node.is("Relu")) return ClipRange{0, kInfinity};
+  if (!node.is("Clip") || node.attribute("min") != nullptr || node.attribute("max") != nullptr) return {};
+  ClipRange range{-kInfinity, kInfinity};
+  for (const std::size_t i : {std::size_t{1}, std::size_t{2}}) {
+    if (node.input(i) == nullptr) continue;
+    const auto bound = scalar_constant(node.input(i));
+    if (!bound) return {};
+    (i == 1 ? range.low : range.high) = *bound;
+  }
+  return range;
+}
 
 std::vector<RoundedResult> rounded_results(Value& value) {
   RoundedResult result;

@@ -15,6 +15,9 @@ struct ClipRange {
   double low, high;
 };
 
+// Of a Relu, or a Clip of constant bounds, whatever they are.
+std::optional<ClipRange> clip_bounds(const Node& node);
+
 // end = scale * clip(value) + shift, made by `nodes`, of which each alone reads what the one before makes. scale > 0.
 struct RoundedResult {
   Value* end = nullptr;

@@ -146,7 +146,9 @@ class QdqInt8 final : public Pass {
   static void rewrite_between(const FlowNode& made, const IntegerFlow& flow, QdqPairs& pairs) {
     Node& node = *made.node;
     for (const std::size_t i : made.operands) {
-      node.graph()->set_input(node, i, pairs.read(*node.input(i), node));
+      Value& operand = *node.input(i);
+      node.graph()->set_input(node, i, pairs.read(operand, node));
+      erase_if_unused(*node.graph(), operand);  // numbers that are codes now
     }
     if (!made.moves) return round(*node.output(), flow, pairs);
     for (Value* output : node.outputs()) {

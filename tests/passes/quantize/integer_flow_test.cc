@@ -69,6 +69,7 @@ TEST(IntegerFlow, WhatLiesBetweenConvolutionsReadsAndGivesCodes) {
     const auto run = run_calibrated("qdq-int8", text, &data);
     ASSERT_TRUE(run.did()) << hit.between;
     EXPECT_TRUE(verify(*run.model)) << hit.between;
+    for (const Value* value : run.model->graph().initializers()) EXPECT_FALSE(value->uses().empty()) << value->name();
     ASSERT_EQ(run.model->graph().nodes_of(hit.op).size(), 1U) << hit.between;
     expect_on_codes(*run.model->graph().nodes_of(hit.op)[0], hit.operands);
     EXPECT_TRUE(run.says(std::string("1 ") + hit.op)) << hit.between;
